@@ -1,0 +1,1 @@
+"""Nouns and file forms: pydantic, yaml and the standard library only."""
