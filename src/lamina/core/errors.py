@@ -7,8 +7,8 @@
     ├── DataError         a text, a table or another file that is read is not what it must be
     └── OutputError       an output cannot be written where it is asked for
 
-All of these are the user's to mend: the command line prints `error: <message>` and exits with code 2. What only we
-can mend is an `assert`. A message says what we saw, what we need and what to do.
+All of these are the user's to mend: the command line prints `error: <message>` and exits with code
+2. What only we can mend is an `assert`. A message says what we saw, what we need and what to do.
 """
 
 import difflib

@@ -1,9 +1,10 @@
 """Which block and module a tensor belongs to, and what it does there, from its name alone.
 
-A merge needs no model and no config for this. Names are split at their dots and compared component by component, never
-by substring: `model.layers.1.` says nothing about `model.layers.12.`, and `experts.3` inside a block is not a block.
-Covers Llama, Qwen, Gemma, Mistral, Phi, GPT-2, GPT-NeoX, OPT, BLOOM, Mixtral, OLMo, Falcon and what is named alike;
-a component it does not know gets the role `other` and keeps its block. Linear in the number of names.
+A merge needs no model and no config for this. Names are split at their dots and compared component
+by component, never by substring: `model.layers.1.` says nothing about `model.layers.12.`, and
+`experts.3` inside a block is not a block. Covers Llama, Qwen, Gemma, Mistral, Phi, GPT-2, GPT-NeoX,
+OPT, BLOOM, Mixtral, OLMo, Falcon and what is named alike; a component it does not know gets the role
+`other` and keeps its block. Linear in the number of names.
 """
 
 from collections.abc import Iterable, Mapping, Set
@@ -33,10 +34,20 @@ ATTENTION = frozenset(
 MLP = frozenset({"mlp", "feed_forward", "ffn", "block_sparse_moe", "moe", "fc1", "fc2"})
 ROUTERS = frozenset({"router", "shared_expert_gate"})
 NORMS = frozenset(
-    ["norm", "norm1", "norm2", "norm_1", "norm_2", "norm_f", "final_norm", "final_layernorm", "final_layer_norm", "layernorm", "layer_norm", "ln", "ln_1", "ln_2", "ln_f", "ln_attn", "ln_mlp", "attn_ln", "attn_norm", "attention_norm", "attention_layernorm", "ffn_norm", "mlp_norm", "input_norm", "input_layernorm", "post_attention_norm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm", "post_mlp_layernorm", "self_attn_layer_norm", "encoder_attn_layer_norm", "q_norm", "k_norm", "q_layernorm", "k_layernorm", "query_layernorm", "key_layernorm", "word_embeddings_layernorm", "layernorm_embedding", "embed_layer_norm", "embedding_norm"]
+    """
+    norm norm1 norm2 norm_1 norm_2 norm_f final_norm final_layernorm final_layer_norm layernorm
+    layer_norm ln ln_1 ln_2 ln_f ln_attn ln_mlp attn_ln attn_norm attention_norm attention_layernorm
+    ffn_norm mlp_norm input_norm input_layernorm post_attention_norm post_attention_layernorm
+    pre_feedforward_layernorm post_feedforward_layernorm post_mlp_layernorm self_attn_layer_norm
+    encoder_attn_layer_norm q_norm k_norm q_layernorm k_layernorm query_layernorm key_layernorm
+    word_embeddings_layernorm layernorm_embedding embed_layer_norm embedding_norm
+    """.split()
 )
 EMBEDDINGS = frozenset(
-    ["embed_tokens", "embed_positions", "embed_in", "embedding", "embeddings", "embed", "wte", "wpe", "word_embeddings", "position_embeddings", "tok_embeddings"]
+    """
+    embed_tokens embed_positions embed_in embedding embeddings embed wte wpe word_embeddings
+    position_embeddings tok_embeddings
+    """.split()
 )
 HEADS = frozenset({"lm_head", "embed_out", "output", "head", "score", "classifier"})
 # Not weights: masks and tables that older files carry along.
@@ -111,13 +122,16 @@ class LayerMap:
         if not self.num_blocks:
             first = ", ".join(sorted(self.layers)[:3]) or "none"
             raise LayerError(
-                f"no list of blocks among {len(self.layers)} tensor names (first: {first}). We need names such as"
-                " `model.layers.0.mlp.up_proj.weight`, numbered from 0 without a gap."
+                f"no list of blocks among {len(self.layers)} tensor names (first: {first}). We need"
+                " names such as `model.layers.0.mlp.up_proj.weight`, numbered from 0 without a gap."
             )
         return tuple(self._members[granularity])
 
     def unit_of(self, name: str, granularity: Granularity) -> str | None:
-        """The unit a tensor counts towards; None outside the blocks and, by module, for masks and tables."""
+        """The unit a tensor counts towards; None outside the blocks.
+
+        By module also None for masks and tables, which have no weights to compare.
+        """
         layer = self.of(name)
         if layer.block is None:
             return None
@@ -154,7 +168,7 @@ class LayerMap:
 
 
 def _find_blocks(paths: Iterable[tuple[str, ...]]) -> tuple[tuple[str, ...], int]:
-    """The path and length of the block list: numbered from 0, not inside another list, as shallow as can be."""
+    """The path and length of the block list: numbered, not inside another list, the shallowest."""
     numbers: dict[tuple[str, ...], dict[int, int]] = {}
     for path in paths:
         place = next((i for i, part in enumerate(path) if _is_number(part)), 0)
@@ -173,22 +187,22 @@ def _find_blocks(paths: Iterable[tuple[str, ...]]) -> tuple[tuple[str, ...], int
     best, *rest = sorted(lists, key=lambda path: (preference(path), path))
     if rest and preference(rest[0]) == preference(best):
         raise LayerError(
-            f"two lists of blocks of the same size, `{'.'.join(best)}` and `{'.'.join(rest[0])}`: lamina works on"
-            " models with one list of decoder blocks."
+            f"two lists of blocks of the same size, `{'.'.join(best)}` and `{'.'.join(rest[0])}`:"
+            " lamina works on models with one list of decoder blocks."
         )
     found = lists[best]
     missing = [n for n in range(min(max(found), 4 * len(found)) + 1) if n not in found]
     if missing:
         told = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
         raise LayerError(
-            f"`{'.'.join(best)}` has {len(found)} blocks, the last is {max(found)}, and these are missing: {told}."
-            " Blocks are numbered from 0 without a gap; is a file of this model missing?"
+            f"`{'.'.join(best)}` has {len(found)} blocks, the last is {max(found)}, and these are"
+            f" missing: {told}. Blocks are numbered from 0 without a gap; is a file of this model missing?"
         )
     return best, len(found)
 
 
 def _layer(path: tuple[str, ...], prefix: tuple[str, ...], known: Set[tuple[str, ...]]) -> Layer:
-    """The layer of one tensor; `known` holds the paths of all tensors and of all that contains them."""
+    """The layer of one tensor; `known` holds all paths and the paths that contain them."""
     depth = len(prefix)
     inside = 0 < depth < len(path) - 1 and path[:depth] == prefix and _is_number(path[depth])
     if inside:
@@ -196,7 +210,7 @@ def _layer(path: tuple[str, ...], prefix: tuple[str, ...], known: Set[tuple[str,
     else:
         parent = prefix[:-1]
         rest = (path[len(parent) :] if path[: len(parent)] == parent else path) or path[-1:]
-    # A bias right on an attention without a weight is the causal mask of older GPT-2 and GPT-NeoX files.
+    # A bias on an attention that has no weight is the causal mask of older GPT-2, GPT-NeoX files.
     is_mask = (
         rest[-1] == "bias"
         and bool(ATTENTION.intersection(rest[-2:-1]))
@@ -234,12 +248,12 @@ def _is_buffer(layer: Layer) -> bool:
 
 
 def _is_number(part: str) -> bool:
-    """Whether a component is a plain number of at most 9 digits; `007` and Arabic-Indic digits are names."""
+    """Whether a component is a plain number of at most 9 digits; `007` is a name."""
     return part.isascii() and part.isdigit() and len(part) < 10 and str(int(part)) == part
 
 
 def _place(layer: Layer) -> tuple[object, ...]:
-    """Sorts layers as a model runs: by block, attention before mlp, `experts.2` before `experts.10`."""
+    """Sorts by block, attention before mlp, `experts.2` before `experts.10`."""
     numbered = tuple((int(p), "") if _is_number(p) else (-1, p) for p in layer.module.split("."))
     block = -1 if layer.block is None else layer.block
     return block, _ROLE_ORDER[layer.role], numbered
