@@ -3,8 +3,8 @@
 A merge needs no model and no config for this. Names are split at their dots and compared component
 by component, never by substring: `model.layers.1.` says nothing about `model.layers.12.`, and
 `experts.3` inside a block is not a block. Covers Llama, Qwen, Gemma, Mistral, Phi, GPT-2, GPT-NeoX,
-OPT, BLOOM, Mixtral, OLMo, Falcon and what is named alike; a component it does not know gets the role
-`other` and keeps its block. Linear in the number of names.
+OPT, BLOOM, Mixtral, OLMo, Falcon and what is named alike; a component it does not know gets the
+role `other` and keeps its block. Linear in the number of names.
 """
 
 from collections.abc import Iterable, Mapping, Set
@@ -196,7 +196,8 @@ def _find_blocks(paths: Iterable[tuple[str, ...]]) -> tuple[tuple[str, ...], int
         told = ", ".join(map(str, missing[:8])) + (", ..." if len(missing) > 8 else "")
         raise LayerError(
             f"`{'.'.join(best)}` has {len(found)} blocks, the last is {max(found)}, and these are"
-            f" missing: {told}. Blocks are numbered from 0 without a gap; is a file of this model missing?"
+            f" missing: {told}. Blocks are numbered from 0 without a gap; is a file of this model"
+            " missing?"
         )
     return best, len(found)
 
