@@ -1,0 +1,1 @@
+"""Checkpoints out of core: headers, lazy readers, fused kernels, the resumable writer."""

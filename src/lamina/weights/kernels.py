@@ -1,0 +1,354 @@
+"""The fused kernels: k inputs of any of three dtypes in, fp32 inside, rounded once, sums and checksums on the way.
+
+One call works on one chunk (a megabyte or so) block by block; a block's buffers stay in the first-level cache, so the memory
+sees each input once and the output once. All kernels release the GIL and are compiled once per machine (numba's cache).
+
+    combine    the update of every merge method: weighted, masked or elected deltas added to a target
+    gram       A = <u,u>, B_k = <t_k,t_k>, C_k = <t_k,u> of LATA in one pass over (base, instruct, experts)
+    count_*    histograms of |delta| for an exact magnitude threshold without sorting
+"""
+
+import numba as nb
+import numpy as np
+
+from lamina.weights import lanes as ln
+from lamina.weights.lanes import BF16, BLOCK, F16, LANES, add_products, add_scaled, bits, block_squares, copy_bytes, hash_bytes
+
+WHOLE, TRIM, DROP = 0, 1, 2
+"""What happens to a delta before it is weighted: nothing, magnitude trim (TIES), random drop (DARE)."""
+
+CHANGED, VANISHED, NONFINITE_OUT, NONFINITE_IN = 0, 1, 2, 3
+"""Columns of `counts`; NONFINITE_IN + k belongs to expert k, NONFINITE_IN + num_experts to the target."""
+
+_ABS = np.uint32(0x7FFFFFFF)
+_INF = np.uint32(0x7F800000)
+
+
+@nb.njit(nogil=True)
+def item_bytes(dtype):
+    return 2 if dtype == BF16 or dtype == F16 else 4
+
+
+@nb.njit(nogil=True)
+def _padded(address, dtype, m, pad):
+    """The address of a whole block: itself, or, where only m elements are left, a copy of them padded by zeros."""
+    if m == BLOCK:
+        return np.uintp(address)
+    pad[:] = np.uint8(0)
+    copy_bytes(address, pad.ctypes.data, m * item_bytes(dtype))
+    return np.uintp(pad.ctypes.data)
+
+
+@nb.njit(nogil=True)
+def load(address, dtype, values):
+    """values = the BLOCK elements at an address, in fp32."""
+    if dtype == BF16:
+        ln.load_bf16(address, values.ctypes.data)
+    elif dtype == F16:
+        ln.load_f16(address, values.ctypes.data)
+    else:
+        ln.load_f32(address, values.ctypes.data)
+
+
+@nb.njit(nogil=True)
+def load_delta(address, dtype, reference, delta):
+    """delta = the BLOCK elements at an address minus the reference, in fp32."""
+    if dtype == BF16:
+        ln.delta_bf16(address, reference.ctypes.data, delta.ctypes.data)
+    elif dtype == F16:
+        ln.delta_f16(address, reference.ctypes.data, delta.ctypes.data)
+    else:
+        ln.delta_f32(address, reference.ctypes.data, delta.ctypes.data)
+
+
+@nb.njit(nogil=True)
+def store(values, address, dtype):
+    """Round BLOCK fp32 values to nearest even and put them at an address."""
+    if dtype == BF16:
+        ln.store_bf16(values.ctypes.data, address)
+    elif dtype == F16:
+        ln.store_f16(values.ctypes.data, address)
+    else:
+        ln.store_f32(values.ctypes.data, address)
+
+
+@nb.njit(nogil=True)
+def count_nonfinite(values):
+    count = np.uint32(0)
+    for i in range(BLOCK):
+        count += np.uint32((bits(values[i]) & _ABS) >= _INF)
+    return np.int64(count)
+
+
+@nb.njit(nogil=True)
+def _compare(out, kept, update, dtype, counts):
+    """Count the elements that changed, that should have and vanished in rounding, and that are not finite."""
+    if dtype == BF16:
+        ln.compare_bf16(out, kept, update.ctypes.data, counts.ctypes.data)
+    elif dtype == F16:
+        ln.compare_f16(out, kept, update.ctypes.data, counts.ctypes.data)
+    else:
+        ln.compare_f32(out, kept, update.ctypes.data, counts.ctypes.data)
+
+
+@nb.njit(nogil=True)
+def trim(delta, threshold, quota):
+    """Zero what is below the threshold (|.| as 32 bits); of what equals it keep the first `quota`. Returns the quota left."""
+    equal = np.uint32(0)
+    for i in range(BLOCK):
+        equal += np.uint32((bits(delta[i]) & _ABS) == threshold)
+    if equal == 0 or quota >= equal:
+        for i in range(BLOCK):
+            delta[i] = delta[i] if (bits(delta[i]) & _ABS) >= threshold else np.float32(0.0)
+        return quota - np.int64(equal)
+    if quota == 0:
+        for i in range(BLOCK):
+            delta[i] = delta[i] if (bits(delta[i]) & _ABS) > threshold else np.float32(0.0)
+        return quota
+    for i in range(BLOCK):
+        magnitude = bits(delta[i]) & _ABS
+        if magnitude == threshold and quota > 0:
+            quota -= 1
+        elif magnitude <= threshold:
+            delta[i] = np.float32(0.0)
+    return quota
+
+
+@nb.njit(nogil=True)
+def drop(delta, key, first, keep_below):
+    """Keep an element if a hash of (key, element number) is small: no state, so any order and any threads give the same."""
+    for i in range(BLOCK):
+        h = (first + np.uint64(i)) * np.uint64(0x9E3779B97F4A7C15) + key
+        h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        h = h ^ (h >> np.uint64(31))
+        delta[i] = delta[i] if (h >> np.uint64(32)) < keep_below else np.float32(0.0)
+
+
+@nb.njit(nogil=True)
+def scale_by(values, factor):
+    for i in range(BLOCK):
+        values[i] = values[i] * factor
+
+
+@nb.njit(nogil=True)
+def _elect(weighted, weights, normalize, mass, divisor, total):
+    """TIES: keep what agrees with the sign of the sum of weighted deltas; if `normalize`, divide by the weights that agree."""
+    num = weighted.shape[0]
+    mass[:] = np.float32(0.0)
+    divisor[:] = np.float32(0.0)
+    for k in range(num):
+        for i in range(BLOCK):
+            mass[i] += weighted[k, i]
+    for k in range(num):
+        weight = weights[k]
+        for i in range(BLOCK):
+            value = weighted[k, i]
+            agrees = (value > 0) if mass[i] >= 0 else (value < 0)
+            total[i] += value if agrees else np.float32(0.0)
+            divisor[i] += weight if agrees else np.float32(0.0)
+    if normalize:
+        for i in range(BLOCK):
+            total[i] = total[i] / (divisor[i] if divisor[i] != 0 else np.float32(1.0))
+
+
+@nb.njit(nogil=True, cache=True)
+def combine(
+    n, first, target, target_dtype, reference, reference_dtype, experts, dtypes, limits, scales, modes, thresholds, quotas,
+    keys, rescales, weights, elect, normalize, divisor, factor, out, out_dtype, hashes, hash_inputs, sums, counts,
+):  # fmt: skip
+    """out = target + factor * sum_k weights_k * sparse_k(scales_k * (expert_k - reference)) / divisor, for n elements.
+
+    Shapes: experts, dtypes, limits, scales, modes, thresholds, quotas, keys, rescales, weights (K,); hashes (K + 3, 32): the
+    experts, target, reference, output; sums (K + 2,) fp64: |delta_k|^2, |update|^2, |target|^2; counts (4 + K,): see above.
+    An address of 0 means zeros (a linear merge has neither target nor reference); the reference may be the target's address.
+    `first` is the chunk's first element; `limits` how many of the n elements expert k has (a smaller vocabulary ends earlier).
+    `elect` is TIES' sign election, over the weighted deltas. `quotas` go down as equal magnitudes are kept.
+    """
+    num = experts.shape[0]
+    base, kept, update = np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.float32)
+    result, rounded = np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.float32)
+    mass, share = np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.float32)
+    deltas = np.zeros((num if elect else 1, BLOCK), np.float32)
+    pads, lanes = np.zeros((num + 3, 4 * BLOCK), np.uint8), np.zeros(LANES, np.float32)
+    same = reference == target
+    for start in range(0, n, BLOCK):
+        m = min(BLOCK, n - start)
+        target_at = target
+        if target != 0:
+            target_at = _padded(target + np.uintp(start * item_bytes(target_dtype)), target_dtype, m, pads[num])
+            load(target_at, target_dtype, kept)
+            if hash_inputs:
+                hash_bytes(target_at, m * item_bytes(target_dtype), hashes[num])
+        if reference != 0 and not same:
+            at = _padded(reference + np.uintp(start * item_bytes(reference_dtype)), reference_dtype, m, pads[num + 1])
+            load(at, reference_dtype, base)
+            if hash_inputs:
+                hash_bytes(at, m * item_bytes(reference_dtype), hashes[num + 1])
+        origin = kept if same else base
+        update[:] = np.float32(0.0)
+        for k in range(num):
+            delta = deltas[k if elect else 0]
+            have = min(m, limits[k] - start)
+            if have <= 0 or experts[k] == 0:
+                delta[:] = np.float32(0.0)
+                continue
+            at = _padded(experts[k] + np.uintp(start * item_bytes(dtypes[k])), dtypes[k], have, pads[k])
+            load_delta(at, dtypes[k], origin, delta)
+            delta[have:] = np.float32(0.0)
+            if hash_inputs:
+                hash_bytes(at, have * item_bytes(dtypes[k]), hashes[k])
+            sums[k] += block_squares(delta, lanes)
+            if modes[k] != WHOLE:
+                counts[NONFINITE_IN + k] += count_nonfinite(delta)
+            if scales[k] != np.float32(1.0):
+                scale_by(delta, scales[k])
+            if modes[k] == TRIM:
+                quotas[k] = trim(delta, thresholds[k], quotas[k])
+            elif modes[k] == DROP:
+                drop(delta, keys[k], np.uint64(first + start), thresholds[k])
+            if rescales[k] != np.float32(1.0):
+                scale_by(delta, rescales[k])
+            if elect:
+                scale_by(delta, weights[k])
+            else:
+                add_scaled(update.ctypes.data, delta.ctypes.data, weights[k])
+        if elect:
+            _elect(deltas, weights, normalize, mass, share, update)
+        if divisor != np.float32(1.0):
+            for i in range(BLOCK):
+                update[i] = update[i] / divisor
+        if factor != np.float32(1.0):
+            scale_by(update, factor)
+        for i in range(BLOCK):
+            result[i] = kept[i] + update[i]
+        whole = m == BLOCK
+        real_out = out + np.uintp(start * item_bytes(out_dtype))
+        out_at = real_out if whole else np.uintp(pads[num + 2].ctypes.data)
+        store(result, out_at, out_dtype)
+        before = np.int64(counts[NONFINITE_OUT])
+        if target != 0 and target_dtype == out_dtype:
+            _compare(out_at, target_at, update, out_dtype, counts)
+        else:
+            store(kept, np.uintp(rounded.ctypes.data), out_dtype)
+            _compare(out_at, np.uintp(rounded.ctypes.data), update, out_dtype, counts)
+        if counts[NONFINITE_OUT] > before:
+            counts[NONFINITE_IN + num] += count_nonfinite(kept)
+            for k in range(num):
+                have = min(m, limits[k] - start)
+                if have > 0 and experts[k] != 0 and modes[k] == WHOLE:
+                    at = experts[k] + np.uintp(start * item_bytes(dtypes[k]))
+                    load(_padded(at, dtypes[k], have, pads[k]), dtypes[k], result)
+                    counts[NONFINITE_IN + k] += count_nonfinite(result)
+        sums[num] += block_squares(update, lanes)
+        sums[num + 1] += block_squares(kept, lanes)
+        hash_bytes(out_at, m * item_bytes(out_dtype), hashes[num + 2])
+        if not whole:
+            copy_bytes(out_at, real_out, m * item_bytes(out_dtype))
+
+
+@nb.njit(nogil=True, cache=True)
+def gram(n, base, base_dtype, instruct, instruct_dtype, experts, dtypes, limits, hashes, sums, counts):
+    """Add A = <u,u>, B_k = <t_k,t_k>, C_k = <t_k,u> over n elements; u = instruct - base, t_k = expert_k - instruct.
+
+    LATA eq. 4, 6, 7 (c = u + t is never formed). sums (1 + 2K, 32) fp64 lanes: A, then B_k, C_k; products in fp32.
+    hashes (K + 2, 32): the experts, the instruct model, the base; counts (K + 2,): values that are not finite, same order.
+    The address 0 for the base stands for zeros. `limits` (K + 1,) as in `combine`, the last one for the base.
+    """
+    num = experts.shape[0]
+    origin, values = np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.float32)
+    vector, delta = np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.float32)
+    pads, lanes = np.zeros((num + 2, 4 * BLOCK), np.uint8), np.zeros(LANES, np.float32)
+    for start in range(0, n, BLOCK):
+        m = min(BLOCK, n - start)
+        at = _padded(instruct + np.uintp(start * item_bytes(instruct_dtype)), instruct_dtype, m, pads[num])
+        load(at, instruct_dtype, values)
+        hash_bytes(at, m * item_bytes(instruct_dtype), hashes[num])
+        vector[:] = values
+        have = min(m, limits[num] - start)
+        if base != 0 and have > 0:
+            at = _padded(base + np.uintp(start * item_bytes(base_dtype)), base_dtype, have, pads[num + 1])
+            load(at, base_dtype, origin)
+            hash_bytes(at, have * item_bytes(base_dtype), hashes[num + 1])
+            for i in range(BLOCK):
+                vector[i] = values[i] - origin[i]
+            vector[have:] = np.float32(0.0)
+        elif base != 0:
+            vector[:] = np.float32(0.0)
+        add_products(vector, vector, sums[0])
+        if not (block_squares(vector, lanes) < np.inf):
+            counts[num] += count_nonfinite(values)
+            counts[num + 1] += count_nonfinite(origin)
+        for k in range(num):
+            have = min(m, limits[k] - start)
+            if have <= 0:
+                continue
+            at = _padded(experts[k] + np.uintp(start * item_bytes(dtypes[k])), dtypes[k], have, pads[k])
+            load_delta(at, dtypes[k], values, delta)
+            delta[have:] = np.float32(0.0)
+            hash_bytes(at, have * item_bytes(dtypes[k]), hashes[k])
+            add_products(delta, delta, sums[1 + 2 * k])
+            add_products(delta, vector, sums[2 + 2 * k])
+            if not (block_squares(delta, lanes) < np.inf):
+                load(at, dtypes[k], delta)
+                counts[k] += count_nonfinite(delta)
+
+
+@nb.njit(nogil=True, cache=True)
+def count_magnitudes(n, reference, reference_dtype, expert, dtype, scale, histogram, within):
+    """Histogram |scale * (expert - reference)| by the upper 16 bits of its fp32 form, or the lower 16 within one upper half.
+
+    histogram (65536,) int64. within < 0: bin = bits >> 16 (32,768 bins are used). within >= 0: only elements whose upper bits
+    equal it, bin = bits & 0xffff. Two passes give the exact k-th largest magnitude, for any number of tensors together.
+    """
+    origin, delta = np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.float32)
+    pads = np.zeros((2, 4 * BLOCK), np.uint8)
+    for start in range(0, n, BLOCK):
+        m = min(BLOCK, n - start)
+        if reference != 0:
+            at = reference + np.uintp(start * item_bytes(reference_dtype))
+            load(_padded(at, reference_dtype, m, pads[0]), reference_dtype, origin)
+        at = expert + np.uintp(start * item_bytes(dtype))
+        load_delta(_padded(at, dtype, m, pads[1]), dtype, origin, delta)
+        if scale != np.float32(1.0):
+            scale_by(delta, scale)
+        for i in range(m):
+            word = bits(delta[i]) & _ABS
+            if within < 0:
+                histogram[word >> np.uint32(16)] += 1
+            elif (word >> np.uint32(16)) == np.uint32(within):
+                histogram[word & np.uint32(0xFFFF)] += 1
+
+
+@nb.njit(nogil=True, cache=True)
+def add_lora(n, first, columns, base, base_dtype, left, right, values):
+    """values[:n] = base + (left @ right) for n elements from element `first` of a matrix with `columns` columns; fp32.
+
+    left (rows, r), right (r, columns) fp32; the scale is in `left`. Terms are added in the order of the rank and the sum then to
+    the base, so the result does not depend on where a chunk begins.
+    """
+    pad = np.zeros(4 * BLOCK, np.uint8)
+    block, delta = np.zeros(BLOCK, np.float32), np.zeros(columns, np.float32)
+    for start in range(0, n, BLOCK):
+        m = min(BLOCK, n - start)
+        load(_padded(base + np.uintp(start * item_bytes(base_dtype)), base_dtype, m, pad), base_dtype, block)
+        values[start : start + m] = block[:m]
+    done = 0
+    while done < n:
+        row, column = (first + done) // columns, (first + done) % columns
+        width = min(columns - column, n - done)
+        delta[:width] = np.float32(0.0)
+        for j in range(left.shape[1]):
+            factor = left[row, j]
+            source = right[j, column : column + width]
+            for i in range(width):
+                delta[i] += factor * source[i]
+        for i in range(width):
+            values[done + i] += delta[i]
+        done += width
+
+
+@nb.njit(nogil=True, cache=True)
+def checksum(address, num_bytes, lanes):
+    """Take bytes into the lanes of a checksum; every call but a tensor's last brings whole stripes."""
+    hash_bytes(address, num_bytes, lanes)

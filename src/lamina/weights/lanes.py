@@ -1,0 +1,320 @@
+"""One block of elements at a time, as LLVM vectors: conversions, sums, comparisons and checksums that every kernel is made of.
+
+numba widens 16- and 32-bit integers to 64 bits, which costs a factor of three in loops such as rounding to bf16; here each loop
+is written as vectors of 32 lanes, which LLVM splits into what the machine has. So the order of every sum, and with it every
+bit, is the same on every machine and for any number of threads. No fast-math, no contraction.
+
+Everything takes addresses of whole blocks of BLOCK elements, aligned to one element at least.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numba as nb
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+F32, F16, BF16 = 0, 1, 2
+"""Codes of the three dtypes a kernel reads and writes."""
+
+BLOCK = 2048
+"""Elements worked on at a time: every fp32 buffer of a block (8 KB) stays in the first-level cache."""
+LANES = 32
+STRIPE_BYTES = 8 * LANES
+"""A checksum runs over stripes of this size: 32 lanes of 64-bit words."""
+
+_I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
+_FLOAT, _DOUBLE, _HALF = ir.FloatType(), ir.DoubleType(), ir.HalfType()
+
+
+def _vector(kind: ir.Type) -> ir.VectorType:
+    return ir.VectorType(kind, LANES)
+
+
+def _full(value: float, kind: ir.Type) -> ir.Constant:
+    return ir.Constant(_vector(kind), [value] * LANES)
+
+
+def _splat(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    empty = ir.Constant(_vector(value.type), ir.Undefined)
+    first = builder.insert_element(empty, value, ir.Constant(_I32, 0))
+    return builder.shuffle_vector(first, empty, ir.Constant(_vector(_I32), [0] * LANES))
+
+
+def _pointer(builder: ir.IRBuilder, address: ir.Value, kind: ir.Type) -> ir.Value:
+    return builder.inttoptr(address, _vector(kind).as_pointer())
+
+
+def _each(builder: ir.IRBuilder, body: Callable[[Any], None], num: Any = BLOCK // LANES) -> None:
+    count = ir.Constant(_I64, num) if isinstance(num, int) else num
+    with cgutils.for_range(builder, count) as loop:
+        body(loop.index)
+
+
+def _get(builder: ir.IRBuilder, pointer: ir.Value, index: ir.Value, align: int = 2) -> ir.Value:
+    return builder.load(builder.gep(pointer, [index]), align=align)
+
+
+def _put(
+    builder: ir.IRBuilder, value: ir.Value, pointer: ir.Value, index: ir.Value, align: int = 2
+) -> None:
+    builder.store(value, builder.gep(pointer, [index]), align=align)
+
+
+_STORAGE = {F32: _FLOAT, F16: _I16, BF16: _I16}
+
+
+def _widen(builder: ir.IRBuilder, value: ir.Value, dtype: int) -> ir.Value:
+    if dtype == BF16:
+        wide = builder.shl(builder.zext(value, _vector(_I32)), _full(16, _I32))
+        return builder.bitcast(wide, _vector(_FLOAT))
+    if dtype == F16:
+        return builder.fpext(builder.bitcast(value, _vector(_HALF)), _vector(_FLOAT))
+    return value
+
+
+def _narrow(builder: ir.IRBuilder, value: ir.Value, dtype: int) -> ir.Value:
+    """Round to nearest even; a NaN stays a (quiet) NaN."""
+    if dtype == BF16:
+        word = builder.bitcast(value, _vector(_I32))
+        high = builder.lshr(word, _full(16, _I32))
+        odd = builder.and_(high, _full(1, _I32))
+        rounded = builder.add(builder.add(word, _full(0x7FFF, _I32)), odd)
+        quiet = builder.or_(high, _full(0x40, _I32))
+        is_nan = builder.fcmp_unordered("uno", value, value)
+        chosen = builder.select(is_nan, quiet, builder.lshr(rounded, _full(16, _I32)))
+        return builder.trunc(chosen, _vector(_I16))
+    if dtype == F16:
+        return builder.bitcast(builder.fptrunc(value, _vector(_HALF)), _vector(_I16))
+    return value
+
+
+def _load(dtype: int) -> Any:
+    @intrinsic
+    def load(typing_context, address, values):
+        def codegen(context, builder, signature, args):
+            source, target = (
+                _pointer(builder, args[0], _STORAGE[dtype]),
+                _pointer(builder, args[1], _FLOAT),
+            )
+            _each(
+                builder,
+                lambda i: _put(
+                    builder, _widen(builder, _get(builder, source, i), dtype), target, i
+                ),
+            )
+            return context.get_dummy_value()
+
+        return types.void(types.uintp, types.uintp), codegen
+
+    return load
+
+
+def _load_delta(dtype: int) -> Any:
+    @intrinsic
+    def load_delta(typing_context, address, reference, delta):
+        def codegen(context, builder, signature, args):
+            source = _pointer(builder, args[0], _STORAGE[dtype])
+            origin, target = (_pointer(builder, a, _FLOAT) for a in args[1:])
+
+            def body(i: Any) -> None:
+                value = _widen(builder, _get(builder, source, i), dtype)
+                _put(builder, builder.fsub(value, _get(builder, origin, i)), target, i)
+
+            _each(builder, body)
+            return context.get_dummy_value()
+
+        return types.void(types.uintp, types.uintp, types.uintp), codegen
+
+    return load_delta
+
+
+def _store(dtype: int) -> Any:
+    @intrinsic
+    def store(typing_context, values, address):
+        def codegen(context, builder, signature, args):
+            source, target = (
+                _pointer(builder, args[0], _FLOAT),
+                _pointer(builder, args[1], _STORAGE[dtype]),
+            )
+            _each(
+                builder,
+                lambda i: _put(
+                    builder, _narrow(builder, _get(builder, source, i), dtype), target, i
+                ),
+            )
+            return context.get_dummy_value()
+
+        return types.void(types.uintp, types.uintp), codegen
+
+    return store
+
+
+def _compare(dtype: int) -> Any:
+    """Counts into int64[3]: out != kept, out == kept although update != 0, out not finite."""
+    kind = _I32 if dtype == F32 else _I16
+    infinity = {F32: 0x7F800000, F16: 0x7C00, BF16: 0x7F80}[dtype]
+
+    @intrinsic
+    def compare(typing_context, out, kept, update, counts):
+        def codegen(context, builder, signature, args):
+            a, b = _pointer(builder, args[0], kind), _pointer(builder, args[1], kind)
+            moved = _pointer(builder, args[2], _FLOAT)
+            totals = [cgutils.alloca_once(builder, _vector(_I16)) for _ in range(3)]
+            for total in totals:
+                builder.store(_full(0, _I16), total)
+
+            def body(i: Any) -> None:
+                x, y = _get(builder, a, i), _get(builder, b, i)
+                differs = builder.icmp_unsigned("!=", x, y)
+                update = builder.fcmp_unordered("!=", _get(builder, moved, i), _full(0.0, _FLOAT))
+                vanished = builder.and_(update, builder.not_(differs))
+                mask = _full(infinity, kind)
+                broken = builder.icmp_unsigned("==", builder.and_(x, mask), mask)
+                for total, hit in zip(totals, (differs, vanished, broken), strict=True):
+                    one = builder.zext(hit, _vector(_I16))
+                    builder.store(builder.add(builder.load(total), one), total)
+
+            _each(builder, body)
+            counts = builder.inttoptr(args[3], _I64.as_pointer())
+            for column, total in enumerate(totals):
+                wide = builder.zext(builder.load(total), _vector(_I64))
+                at = builder.gep(counts, [ir.Constant(_I64, column)])
+                amount = builder.load(at)
+                for lane in range(LANES):
+                    amount = builder.add(
+                        amount, builder.extract_element(wide, ir.Constant(_I32, lane))
+                    )
+                builder.store(amount, at)
+            return context.get_dummy_value()
+
+        return types.void(types.uintp, types.uintp, types.uintp, types.uintp), codegen
+
+    return compare
+
+
+load_f32, load_f16, load_bf16 = _load(F32), _load(F16), _load(BF16)
+delta_f32, delta_f16, delta_bf16 = _load_delta(F32), _load_delta(F16), _load_delta(BF16)
+store_f32, store_f16, store_bf16 = _store(F32), _store(F16), _store(BF16)
+compare_f32, compare_f16, compare_bf16 = _compare(F32), _compare(F16), _compare(BF16)
+
+
+@intrinsic
+def add_scaled(typing_context, update, delta, weight):
+    """update += delta * weight, product and sum each rounded."""
+
+    def codegen(context, builder, signature, args):
+        total, values = (_pointer(builder, a, _FLOAT) for a in args[:2])
+        factor = _splat(builder, args[2])
+
+        def body(i: Any) -> None:
+            term = builder.fmul(_get(builder, values, i), factor)
+            _put(builder, builder.fadd(_get(builder, total, i), term), total, i)
+
+        _each(builder, body)
+        return context.get_dummy_value()
+
+    return types.void(types.uintp, types.uintp, types.float32), codegen
+
+
+@intrinsic
+def bits(typing_context, value):
+    """The 32 bits of an fp32 value."""
+
+    def codegen(context, builder, signature, args):
+        return builder.bitcast(args[0], _I32)
+
+    return types.uint32(types.float32), codegen
+
+
+def _product(wide: bool) -> Any:
+    @intrinsic
+    def product(typing_context, x, y, sums):
+        kind = _DOUBLE if wide else _FLOAT
+
+        def codegen(context, builder, signature, args):
+            first, second = (_pointer(builder, a, _FLOAT) for a in args[:2])
+            lanes = _pointer(builder, args[2], kind)
+            running = cgutils.alloca_once(builder, _vector(kind))
+            builder.store(builder.load(lanes, align=4), running)
+
+            def body(i: Any) -> None:
+                term = builder.fmul(_get(builder, first, i), _get(builder, second, i))
+                term = builder.fpext(term, _vector(kind)) if wide else term
+                builder.store(builder.fadd(builder.load(running), term), running)
+
+            _each(builder, body)
+            builder.store(builder.load(running), lanes, align=4)
+            return context.get_dummy_value()
+
+        return types.void(types.uintp, types.uintp, types.uintp), codegen
+
+    return product
+
+
+_product_f64, _product_f32 = _product(wide=True), _product(wide=False)
+
+
+@nb.njit(nogil=True)
+def add_products(x, y, sums):
+    """sums (LANES,) fp64 += x * y over one block: fp32 products, fp64 sums."""
+    _product_f64(x.ctypes.data, y.ctypes.data, sums.ctypes.data)
+
+
+@nb.njit(nogil=True)
+def block_squares(x, lanes):
+    """Sum of squares over one block: fp32 in 32 lanes of 64 terms each, then fp64. For statistics. `lanes` (LANES,) is scratch."""
+    lanes[:] = np.float32(0.0)
+    _product_f32(x.ctypes.data, x.ctypes.data, lanes.ctypes.data)
+    total = 0.0
+    for lane in lanes:
+        total += lane
+    return total
+
+
+@intrinsic
+def _hash_stripes(typing_context, address, lanes, stripes):
+    """lanes = mix(lanes ^ words) over whole stripes; mix multiplies by an odd constant and folds the high half down."""
+
+    def codegen(context, builder, signature, args):
+        words, lanes = (_pointer(builder, a, _I64) for a in args[:2])
+        state = cgutils.alloca_once(builder, _vector(_I64))
+        builder.store(builder.load(lanes, align=8), state)
+        prime, half = _full(0x9E3779B97F4A7C15, _I64), _full(32, _I64)
+
+        def body(i: Any) -> None:
+            word = _get(builder, words, i, align=1)
+            mixed = builder.mul(builder.xor(builder.load(state), word), prime)
+            builder.store(builder.xor(mixed, builder.lshr(mixed, half)), state)
+
+        _each(builder, body, args[2])
+        builder.store(builder.load(state), lanes, align=8)
+        return context.get_dummy_value()
+
+    return types.void(types.uintp, types.uintp, types.intp), codegen
+
+
+@intrinsic
+def copy_bytes(typing_context, source, target, n):
+    def codegen(context, builder, signature, args):
+        byte = ir.IntType(8).as_pointer()
+        source, target = builder.inttoptr(args[0], byte), builder.inttoptr(args[1], byte)
+        cgutils.raw_memcpy(builder, target, source, args[2], 1)
+        return context.get_dummy_value()
+
+    return types.void(types.uintp, types.uintp, types.intp), codegen
+
+
+@nb.njit(nogil=True)
+def hash_bytes(address, num_bytes, lanes):
+    """Take bytes into the lanes (LANES,) uint64. A part stripe is padded by zeros and may only end a tensor."""
+    stripes = num_bytes // STRIPE_BYTES
+    _hash_stripes(address, lanes.ctypes.data, stripes)
+    rest = num_bytes - stripes * STRIPE_BYTES
+    if rest > 0:
+        tail = np.zeros(LANES, np.uint64)
+        copy_bytes(address + np.uintp(stripes * STRIPE_BYTES), tail.ctypes.data, rest)
+        _hash_stripes(tail.ctypes.data, lanes.ctypes.data, 1)
