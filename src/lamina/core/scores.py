@@ -79,7 +79,7 @@ class LayerScores(BaseModel):
         if self.values.keys() != other.values.keys():
             odd = sorted(self.values.keys() ^ other.values.keys())
             raise LayerError(
-                f"scores of {len(self.values)} and of {len(other.values)} layers cannot be compared;"
+                f"scores of {len(self.values)} and {len(other.values)} layers cannot be compared;"
                 f" only one has {', '.join(odd[:8])}. Measure both on models of one architecture."
             )
         count = self._count(share)

@@ -1,0 +1,48 @@
+"""Heavy libraries load late: `lamina --help` and `lamina check` must feel instant."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lamina
+
+HEAVY = {"torch", "transformers", "peft", "accelerate", "numba", "numpy", "scipy", "pandas",
+         "matplotlib", "safetensors", "tokenizers", "huggingface_hub", "datasets"}  # fmt: skip
+CORE = sorted(
+    f"lamina.core.{path.stem}"
+    for path in (Path(lamina.__file__).parent / "core").glob("*.py")
+    if path.stem != "__init__"
+)
+
+
+def loaded_by(code: str) -> set[str]:
+    """The top-level modules that a fresh interpreter has loaded after running some code."""
+    names = "sorted({m.split('.')[0] for m in sys.modules})"
+    told = f"{code}\nimport sys, json\nprint(json.dumps({names}))"
+    run = subprocess.run(
+        [sys.executable, "-c", told], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert run.returncode == 0, run.stderr
+    return set(json.loads(run.stdout.splitlines()[-1]))
+
+
+def test_the_core_was_found():
+    assert len(CORE) == 7, CORE
+
+
+@pytest.mark.parametrize(
+    "code", ["import lamina", f"import {', '.join(CORE)}"], ids=["lamina", "core"]
+)
+def test_import_loads_nothing_heavy(code):
+    assert loaded_by(code) & HEAVY == set()
+
+
+def test_import_lamina_loads_not_even_pydantic():
+    assert loaded_by("import lamina") & {"pydantic", "yaml", "cyclopts", "rich"} == set()
+
+
+def test_the_measure_sees_a_heavy_import():
+    assert "numpy" in loaded_by("import lamina, numpy")
