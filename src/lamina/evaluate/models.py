@@ -1,0 +1,383 @@
+"""A causal language model in memory, ready to score: a folder, an adapter's folder, or a hub name.
+
+Everything that can be refused is refused from the small files, before weights are read. Only
+safetensors weights are loaded (a pickle can run code), and no code that comes with a model. torch
+and transformers are imported when a model is loaded, not with this file. Memory is one model's
+weights in the asked dtype; an adapter is merged into its base in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lamina.core.errors import CheckpointError, RecipeError, did_you_mean, nearest
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+DTYPES = ("float32", "bfloat16", "float16", "auto")
+Progress = Callable[[str], None]
+
+# Context lengths by the names configs use, in the order lm-evaluation-harness asks for them.
+_LENGTH_KEYS = ("n_positions", "max_position_embeddings", "n_ctx")
+_UNKNOWN_LENGTH = 2048
+_UNLIMITED_TOKENIZER = 10**12
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+_HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+_HUB_SKIPPED = ("original/*", "consolidated*", "onnx/*", "coreml/*")
+_ADAPTER = "adapter_config.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a model lies: nothing is loaded yet, everything small is checked."""
+
+    name: str
+    """As the user wrote it."""
+    folder: Path
+    adapter: Path | None
+    """The adapter's folder; `folder` is then its base."""
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        if self.adapter is not None and _has_tokenizer(self.adapter):
+            return self.adapter
+        return self.folder
+
+
+@dataclass(frozen=True, slots=True)
+class LanguageModel:
+    """A loaded model with what scoring needs to know about it."""
+
+    name: str
+    network: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+    start: int | None
+    """The token before a text: BOS if there is one, else EOS."""
+    bos: int | None
+    num_embeddings: int
+    keeps_logits: bool
+    """Whether the network can give the output of the last positions only."""
+    device: torch.device
+
+
+def find_model(model: Path | str, *, base: Path | str | None = None) -> Source:
+    """Where a model's files are, checked as far as the small files go.
+
+    Args:
+        model: a folder, or the name of a model on the hub, which is then downloaded.
+        base: for an adapter, the model it was trained on; else its `adapter_config.json` says,
+            by a path from the adapter's folder, from here, or by a hub name.
+
+    Raises:
+        CheckpointError: no such folder or name, or not a model that can be loaded.
+    """
+    name = str(model)
+    folder = _folder(name)
+    if not (folder / _ADAPTER).is_file():
+        _check_folder(folder)
+        return Source(name, folder, None)
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise CheckpointError(
+            f"{folder} has {_ADAPTER} but no adapter_model.safetensors. Pickled adapters (.bin) "
+            "are not read: load it with PEFT and `save_pretrained` it again."
+        )
+    base_folder = _base_folder(folder, base)
+    if (base_folder / _ADAPTER).is_file():
+        raise CheckpointError(
+            f"The base of the adapter {folder} is {base_folder}, itself an adapter. "
+            "Merge that one into its own base first."
+        )
+    _check_folder(base_folder)
+    return Source(name, base_folder, folder)
+
+
+def load_model(
+    source: Source, *, dtype: str = "float32", max_length: int | None = None
+) -> LanguageModel:
+    """The model in memory, on the GPU if there is one.
+
+    Args:
+        dtype: of the weights in memory; `auto` is the checkpoint's own.
+        max_length: read at most this many tokens at once; else as many as the model is made for.
+
+    Raises:
+        CheckpointError: files that do not load, or weights that are missing from them.
+        RecipeError: a dtype or a length that cannot be.
+    """
+    if dtype not in DTYPES:
+        raise RecipeError(f"Unknown dtype `{dtype}`: {did_you_mean(dtype, DTYPES)}")
+    import torch
+
+    with quiet():
+        tokenizer = _load_tokenizer(source)
+        network = _load_network(source, "auto" if dtype == "auto" else getattr(torch, dtype))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    to_device: Any = network.to
+    to_device(device)
+    network.eval()
+    embeddings: Any = network.get_input_embeddings()
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    return LanguageModel(
+        name=source.name,
+        network=network,
+        tokenizer=tokenizer,
+        max_length=_max_length(source, network.config, tokenizer, max_length),
+        start=eos if bos is None else bos,
+        bos=bos,
+        num_embeddings=embeddings.weight.shape[0],
+        keeps_logits="logits_to_keep" in inspect.signature(network.forward).parameters,
+        device=device,
+    )
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the progress bars and the advice of transformers, PEFT and the hub library."""
+    from transformers.utils import logging as transformers_logging
+
+    names = ("huggingface_hub", "peft")
+    levels = {name: logging.getLogger(name).level for name in names}
+    verbosity = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+# ---- finding ------------------------------------------------------------------------------------
+
+
+def _folder(name: str) -> Path:
+    """The folder of that name, or of the hub's model of that name."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise CheckpointError(f"{name} is a file. Name the folder the model lies in.")
+    # `models/math` could be both; with a folder `models` here, a path is meant.
+    if not _HUB_NAME.fullmatch(name) or (path.parent != Path() and path.parent.is_dir()):
+        raise CheckpointError(f"No such model folder: {name}{_beside(path)}.")
+    return _download(name)
+
+
+def _beside(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f" (there is no {path.parent} either)"
+    folders = [entry.name for entry in sorted(path.parent.iterdir()) if entry.is_dir()]
+    match = nearest(path.name, folders)
+    return f"; did you mean {path.parent / match}?" if match else ""
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        with quiet():
+            return Path(
+                snapshot_download(
+                    name, allow_patterns=list(_HUB_FILES), ignore_patterns=list(_HUB_SKIPPED)
+                )
+            )
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise CheckpointError(
+            f"{name} is neither a folder here nor a model the hub would give: "
+            f"{_first_line(error)} Check the name; offline, or for a gated model, download it "
+            "first and give its folder."
+        ) from None
+
+
+def _base_folder(adapter: Path, base: Path | str | None) -> Path:
+    if base is not None:
+        return _folder(str(base))
+    named = _read_json(adapter / _ADAPTER).get("base_model_name_or_path")
+    if not isinstance(named, str) or not named:
+        raise CheckpointError(
+            f"{adapter / _ADAPTER} does not name its base (`base_model_name_or_path`). "
+            "Say it with `base`."
+        )
+    beside = adapter / named
+    if beside.is_dir():
+        return beside
+    try:
+        return _folder(named)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"The adapter {adapter} was trained on `{named}`, which is no folder seen from the "
+            f"adapter's folder or from here. {error} Say where the base is with `base`."
+        ) from None
+
+
+def _check_folder(folder: Path) -> None:
+    _read_json(folder / "config.json")
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        _check_index(index)
+    elif not any(folder.glob("*.safetensors")):
+        pickled = sorted(entry.name for entry in folder.glob("*.bin"))
+        raise CheckpointError(
+            f"{folder} has no safetensors weights."
+            + (
+                f" {pickled[0]} is a pickle, which can run code, and is not read: load it where "
+                "you trust it and `save_pretrained` it again."
+                if pickled
+                else " A model folder has model.safetensors, or shards with an index."
+            )
+        )
+    if not _has_tokenizer(folder):
+        raise CheckpointError(
+            f"{folder} has no tokenizer (tokenizer.json, tokenizer.model, or vocab.json). "
+            "Copy it from the model this one was made from."
+        )
+
+
+def _check_index(index: Path) -> None:
+    """Shards lie beside their index: transformers would follow a path out of the folder."""
+    shards = _read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+        raise CheckpointError(f"{index}: `weight_map` must give a file name for each tensor.")
+    for shard in sorted(set(shards.values())):
+        if Path(shard).name != shard or "\\" in shard:
+            raise CheckpointError(
+                f"{index} names the shard `{shard}`, which is not a file name in that folder. "
+                "Do not trust this model."
+            )
+        if not (index.parent / shard).is_file():
+            raise CheckpointError(f"{index} names the shard {shard}, which is not there.")
+
+
+def _has_tokenizer(folder: Path) -> bool:
+    names = ("tokenizer.json", "tokenizer.model", "vocab.json")
+    return any((folder / name).is_file() for name in names)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{path.parent} is no model folder: {path.name} is missing."
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON: {_first_line(error)}") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} must hold a JSON object.")
+    return content
+
+
+# ---- loading ------------------------------------------------------------------------------------
+
+
+def _load_tokenizer(source: Source) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    folder = source.tokenizer_folder
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise CheckpointError(
+            f"The tokenizer of {folder} does not load: {_first_line(error)}"
+        ) from error
+    assert tokenizer is not None, f"no tokenizer class for {folder}"
+    return tokenizer
+
+
+def _load_network(source: Source, dtype: torch.dtype | str) -> PreTrainedModel:
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    try:
+        network, report = AutoModelForCausalLM.from_pretrained(
+            source.folder,
+            dtype=dtype,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (
+        OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError,
+        SafetensorError,
+    ) as error:  # fmt: skip
+        raise CheckpointError(f"{source.folder} does not load: {_first_line(error)}") from error
+    _check_report(source.folder, report)
+    return network if source.adapter is None else _merged(network, source.adapter)
+
+
+def _check_report(folder: Path, report: dict[str, Any]) -> None:
+    """A tensor that is missing would be random, and the loss a number about nothing."""
+    missing = sorted(report["missing_keys"])
+    unfit = sorted(key if isinstance(key, str) else key[0] for key in report["mismatched_keys"])
+    for names, what in ((missing, "missing"), (unfit, "of another shape than config.json says")):
+        if names:
+            shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if names[3:] else "")
+            raise CheckpointError(
+                f"{folder}: {len(names)} of the model's tensors are {what}: {shown}. "
+                "A loss would be that of random weights; get the whole model."
+            )
+
+
+def _merged(network: PreTrainedModel, adapter: Path) -> PreTrainedModel:
+    from peft import PeftModel
+    from safetensors import SafetensorError
+
+    try:
+        return PeftModel.from_pretrained(
+            network, str(adapter), local_files_only=True
+        ).merge_and_unload()
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(
+            f"The adapter {adapter} does not fit its base {network.name_or_path}: "
+            f"{_first_line(error)} Say the right base with `base`."
+        ) from error
+
+
+def _max_length(
+    source: Source, config: Any, tokenizer: PreTrainedTokenizerBase, asked: int | None
+) -> int:
+    """As many positions as the harness would use, or fewer where asked."""
+    values = (config.get_text_config()).to_dict()
+    known = [int(values[key]) for key in _LENGTH_KEYS if values.get(key) is not None]
+    if asked is not None:
+        if asked < 1:
+            raise RecipeError(f"max_length is {asked}; it must be at least 1.")
+        if known and asked > known[0]:
+            raise RecipeError(
+                f"max_length is {asked}, but {source.name} is made for {known[0]} positions. "
+                f"Ask for {known[0]} or fewer."
+            )
+        return asked
+    if known:
+        return known[0]
+    longest = tokenizer.model_max_length
+    return _UNKNOWN_LENGTH if longest > _UNLIMITED_TOKENIZER else int(longest)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(" .:") + "."
