@@ -1,0 +1,1 @@
+"""Merging as formulas: the methods, and the YAML that merge users know."""
