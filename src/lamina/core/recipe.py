@@ -40,8 +40,8 @@ def load_mapping(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
 def apply_overrides(recipe: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """A copy of a recipe with `a.b=1` settings put in: `models.0.parameters.weight=0.5` too.
 
-    The value is YAML. A map that is missing on the way is made; a list keeps its length. Where a key
-    has dots in itself, the longest key that is there is taken.
+    The value is YAML. A map that is missing on the way is made; a list keeps its length. Where a
+    key has dots in itself, the longest key that is there is taken.
 
     Raises:
         RecipeError: no `=`, an empty path, or a path that leads into a value. All at once.

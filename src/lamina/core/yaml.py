@@ -32,6 +32,14 @@ _NAN = re.compile(r"\.(?:nan|NaN|NAN)")
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _CORE_TAG = "tag:yaml.org,2002:"
 
+# What PyYAML says, and what mostly mends it.
+_HINTS = {
+    "while scanning an alias": "; put a text that begins with * in quotes",
+    "while scanning an anchor": "; put a text that begins with & in quotes",
+    "cannot start any token": "; put the text in quotes",
+    "mapping values are not allowed": "; quote a text with a colon, or mend the indentation",
+}
+
 _Tagged = yaml.ScalarEvent | yaml.CollectionStartEvent
 
 
@@ -214,7 +222,9 @@ class _Document:
     def _scalar(self, event: yaml.ScalarEvent) -> Any:
         self._check_text(event)
         tag = event.tag
-        if tag is None or (tag == "!" and not event.implicit[0]):
+        if tag == "!":
+            return event.value
+        if tag is None:
             return self._resolve(event) if event.implicit[0] else event.value
         self._check_tag(event, "str", "int", "float", "bool", "null")
         kind = tag.removeprefix(_CORE_TAG)
@@ -288,8 +298,11 @@ class _Document:
         line = lines[mark.line] if mark.line < len(lines) else ""
         if "\t" in line[: len(line) - len(line.lstrip())]:
             self._fail(mark, "a tab in the indentation; YAML wants spaces")
+        if line[mark.column : mark.column + 1] == "\t":
+            self._fail(mark, "a tab between two words; write spaces")
+        hint = next((hint for part, hint in _HINTS.items() if part in problem), "")
         shown = f"\n    {_short(line.strip())}" if line.strip() else ""
-        self._fail(mark, f"cannot be read as YAML: {problem}{shown}")
+        self._fail(mark, f"cannot be read as YAML: {problem}{hint}{shown}")
 
 
 class _Size:
@@ -325,6 +338,13 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
+def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    """Double quotes, with escapes, for what would look like a line end or like nothing."""
+    style = None if all(c.isprintable() or c == "\n" for c in text) else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _represent_text)
 for _pattern in (_INT, _FLOAT, _INF, _NAN):
     _Dumper.add_implicit_resolver("!number", re.compile(rf"(?:{_pattern.pattern})$"), None)
 
