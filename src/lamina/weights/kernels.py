@@ -12,7 +12,18 @@ import numba as nb
 import numpy as np
 
 from lamina.weights import lanes as ln
-from lamina.weights.lanes import BF16, BLOCK, F16, LANES, add_products, add_scaled, bits, block_squares, copy_bytes, hash_bytes
+from lamina.weights.lanes import (
+    BF16,
+    BLOCK,
+    F16,
+    LANES,
+    add_products,
+    add_scaled,
+    bits,
+    block_squares,
+    copy_bytes,
+    hash_bytes,
+)
 
 WHOLE, TRIM, DROP = 0, 1, 2
 """What happens to a delta before it is weighted: nothing, magnitude trim (TIES), random drop (DARE)."""
@@ -159,14 +170,19 @@ def combine(
 ):  # fmt: skip
     """out = target + factor * sum_k weights_k * sparse_k(scales_k * (expert_k - reference)) / divisor, for n elements.
 
-    Shapes: experts, dtypes, limits, scales, modes, thresholds, quotas, keys, rescales, weights (K,); hashes (K + 3, 32): the
+    Shapes: experts, dtypes, scales, modes, thresholds, quotas, keys, rescales, weights (K,); hashes (K + 3, 32): the
     experts, target, reference, output; sums (K + 2,) fp64: |delta_k|^2, |update|^2, |target|^2; counts (4 + K,): see above.
     An address of 0 means zeros (a linear merge has neither target nor reference); the reference may be the target's address.
-    `first` is the chunk's first element; `limits` how many of the n elements expert k has (a smaller vocabulary ends earlier).
+    `first` is the chunk's first element; `limits` (K + 1,) how many of
+    the n elements expert k, and last the reference, have (a smaller vocabulary ends earlier).
     `elect` is TIES' sign election, over the weighted deltas. `quotas` go down as equal magnitudes are kept.
     """
     num = experts.shape[0]
-    base, kept, update = np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.float32)
+    base, kept, update = (
+        np.zeros(BLOCK, np.float32),
+        np.zeros(BLOCK, np.float32),
+        np.zeros(BLOCK, np.float32),
+    )
     result, rounded = np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.float32)
     mass, share = np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.float32)
     deltas = np.zeros((num if elect else 1, BLOCK), np.float32)
@@ -176,15 +192,19 @@ def combine(
         m = min(BLOCK, n - start)
         target_at = target
         if target != 0:
-            target_at = _padded(target + np.uintp(start * item_bytes(target_dtype)), target_dtype, m, pads[num])
+            target_at = _padded(
+                target + np.uintp(start * item_bytes(target_dtype)), target_dtype, m, pads[num]
+            )
             load(target_at, target_dtype, kept)
             if hash_inputs:
                 hash_bytes(target_at, m * item_bytes(target_dtype), hashes[num])
-        if reference != 0 and not same:
-            at = _padded(reference + np.uintp(start * item_bytes(reference_dtype)), reference_dtype, m, pads[num + 1])
+        have = min(m, limits[num] - start)
+        if reference != 0 and not same and have > 0:
+            at = reference + np.uintp(start * item_bytes(reference_dtype))
+            at = _padded(at, reference_dtype, have, pads[num + 1])
             load(at, reference_dtype, base)
             if hash_inputs:
-                hash_bytes(at, m * item_bytes(reference_dtype), hashes[num + 1])
+                hash_bytes(at, have * item_bytes(reference_dtype), hashes[num + 1])
         origin = kept if same else base
         update[:] = np.float32(0.0)
         for k in range(num):
@@ -193,7 +213,9 @@ def combine(
             if have <= 0 or experts[k] == 0:
                 delta[:] = np.float32(0.0)
                 continue
-            at = _padded(experts[k] + np.uintp(start * item_bytes(dtypes[k])), dtypes[k], have, pads[k])
+            at = _padded(
+                experts[k] + np.uintp(start * item_bytes(dtypes[k])), dtypes[k], have, pads[k]
+            )
             load_delta(at, dtypes[k], origin, delta)
             delta[have:] = np.float32(0.0)
             if hash_inputs:
@@ -248,7 +270,9 @@ def combine(
 
 
 @nb.njit(nogil=True, cache=True)
-def gram(n, base, base_dtype, instruct, instruct_dtype, experts, dtypes, limits, hashes, sums, counts):
+def gram(
+    n, base, base_dtype, instruct, instruct_dtype, experts, dtypes, limits, hashes, sums, counts
+):
     """Add A = <u,u>, B_k = <t_k,t_k>, C_k = <t_k,u> over n elements; u = instruct - base, t_k = expert_k - instruct.
 
     LATA eq. 4, 6, 7 (c = u + t is never formed). sums (1 + 2K, 32) fp64 lanes: A, then B_k, C_k; products in fp32.
@@ -261,13 +285,17 @@ def gram(n, base, base_dtype, instruct, instruct_dtype, experts, dtypes, limits,
     pads, lanes = np.zeros((num + 2, 4 * BLOCK), np.uint8), np.zeros(LANES, np.float32)
     for start in range(0, n, BLOCK):
         m = min(BLOCK, n - start)
-        at = _padded(instruct + np.uintp(start * item_bytes(instruct_dtype)), instruct_dtype, m, pads[num])
+        at = _padded(
+            instruct + np.uintp(start * item_bytes(instruct_dtype)), instruct_dtype, m, pads[num]
+        )
         load(at, instruct_dtype, values)
         hash_bytes(at, m * item_bytes(instruct_dtype), hashes[num])
         vector[:] = values
         have = min(m, limits[num] - start)
         if base != 0 and have > 0:
-            at = _padded(base + np.uintp(start * item_bytes(base_dtype)), base_dtype, have, pads[num + 1])
+            at = _padded(
+                base + np.uintp(start * item_bytes(base_dtype)), base_dtype, have, pads[num + 1]
+            )
             load(at, base_dtype, origin)
             hash_bytes(at, have * item_bytes(base_dtype), hashes[num + 1])
             for i in range(BLOCK):
@@ -283,7 +311,9 @@ def gram(n, base, base_dtype, instruct, instruct_dtype, experts, dtypes, limits,
             have = min(m, limits[k] - start)
             if have <= 0:
                 continue
-            at = _padded(experts[k] + np.uintp(start * item_bytes(dtypes[k])), dtypes[k], have, pads[k])
+            at = _padded(
+                experts[k] + np.uintp(start * item_bytes(dtypes[k])), dtypes[k], have, pads[k]
+            )
             load_delta(at, dtypes[k], values, delta)
             delta[have:] = np.float32(0.0)
             hash_bytes(at, have * item_bytes(dtypes[k]), hashes[k])
@@ -331,7 +361,11 @@ def add_lora(n, first, columns, base, base_dtype, left, right, values):
     block, delta = np.zeros(BLOCK, np.float32), np.zeros(columns, np.float32)
     for start in range(0, n, BLOCK):
         m = min(BLOCK, n - start)
-        load(_padded(base + np.uintp(start * item_bytes(base_dtype)), base_dtype, m, pad), base_dtype, block)
+        load(
+            _padded(base + np.uintp(start * item_bytes(base_dtype)), base_dtype, m, pad),
+            base_dtype,
+            block,
+        )
         values[start : start + m] = block[:m]
     done = 0
     while done < n:
@@ -352,3 +386,37 @@ def add_lora(n, first, columns, base, base_dtype, left, right, values):
 def checksum(address, num_bytes, lanes):
     """Take bytes into the lanes of a checksum; every call but a tensor's last brings whole stripes."""
     hash_bytes(address, num_bytes, lanes)
+
+
+@nb.njit(nogil=True, cache=True)
+def to_f32(n, address, dtype, values):
+    """values[:n] = n elements at an address, in fp32."""
+    pad, block = np.zeros(4 * BLOCK, np.uint8), np.zeros(BLOCK, np.float32)
+    for start in range(0, n, BLOCK):
+        m = min(BLOCK, n - start)
+        at = _padded(address + np.uintp(start * item_bytes(dtype)), dtype, m, pad)
+        load(at, dtype, block)
+        values[start : start + m] = block[:m]
+
+
+@nb.njit(nogil=True, cache=True)
+def sum_magnitudes(n, reference, reference_dtype, expert, dtype, scale, threshold, quota, sums):
+    """sums[0] += |delta|, sums[1] += |delta| after `trim`, over n elements, fp64. Returns the quota left."""
+    origin, delta = np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.float32)
+    pads = np.zeros((2, 4 * BLOCK), np.uint8)
+    for start in range(0, n, BLOCK):
+        m = min(BLOCK, n - start)
+        if reference != 0:
+            at = reference + np.uintp(start * item_bytes(reference_dtype))
+            load(_padded(at, reference_dtype, m, pads[0]), reference_dtype, origin)
+        at = expert + np.uintp(start * item_bytes(dtype))
+        load_delta(_padded(at, dtype, m, pads[1]), dtype, origin, delta)
+        delta[m:] = np.float32(0.0)
+        if scale != np.float32(1.0):
+            scale_by(delta, scale)
+        for i in range(m):
+            sums[0] += abs(np.float64(delta[i]))
+        quota = trim(delta, threshold, quota)
+        for i in range(m):
+            sums[1] += abs(np.float64(delta[i]))
+    return quota
