@@ -420,3 +420,19 @@ def sum_magnitudes(n, reference, reference_dtype, expert, dtype, scale, threshol
         for i in range(m):
             sums[1] += abs(np.float64(delta[i]))
     return quota
+
+
+@nb.njit(nogil=True, cache=True)
+def products(n, first, first_dtype, second, second_dtype, sums):
+    """sums (3, 32) fp64 lanes += <a,a>, <b,b>, <a,b> over n elements; products in fp32."""
+    a, b = np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.float32)
+    pads = np.zeros((2, 4 * BLOCK), np.uint8)
+    for start in range(0, n, BLOCK):
+        m = min(BLOCK, n - start)
+        at = first + np.uintp(start * item_bytes(first_dtype))
+        load(_padded(at, first_dtype, m, pads[0]), first_dtype, a)
+        at = second + np.uintp(start * item_bytes(second_dtype))
+        load(_padded(at, second_dtype, m, pads[1]), second_dtype, b)
+        add_products(a, a, sums[0])
+        add_products(b, b, sums[1])
+        add_products(a, b, sums[2])

@@ -1,0 +1,399 @@
+"""The second pass of a merge: stream every tensor through the kernel into its final place.
+
+Reads each input once per output setting from the page cache, writes each output byte once. What is
+learnt on the way (sums, counts, checksums) goes into the journal, so a resumed run knows it too.
+"""
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from lamina.core.plan import LayerPlan
+from lamina.merge.inputs import Inputs
+from lamina.merge.methods import (
+    DROP,
+    TRIM,
+    TensorNumbers,
+    kept_count,
+    noise_key,
+    slerp_weights,
+    tensor_numbers,
+)
+from lamina.merge.nouns import MergeRecipe
+from lamina.merge.thresholds import KEEP_ALL, Threshold
+from lamina.weights import kernels
+from lamina.weights.layout import Place
+from lamina.weights.sources import (
+    DTYPE_CODES,
+    Source,
+    digest_of,
+)
+from lamina.weights.stream import Scratch, chunks, each_tensor
+from lamina.weights.writer import PartialOutput
+
+Progress = Callable[[int], None]
+"""Called with the number of bytes just written, from any thread."""
+ALL = np.iinfo(np.int64).max
+
+
+@dataclass(frozen=True)
+class Output:
+    """One setting of a recipe and where it goes."""
+
+    folder: str
+    """Sub-folder of the output, "" for the output itself."""
+    recipe: MergeRecipe
+    plans: Mapping[str, LayerPlan]
+    thresholds: Mapping[tuple[str, str], Threshold]
+    """TIES over the whole model: (tensor, expert) -> threshold; empty for TIES tensor by tensor."""
+
+
+class Sources:
+    """The opened inputs of a merge, one mapping for each model however many roles it plays."""
+
+    def __init__(self, inputs: Inputs) -> None:
+        opened: dict[int, Source] = {}
+
+        def once(model: Any) -> Source | None:
+            if model is None:
+                return None
+            return opened.setdefault(id(model), Source(model))
+
+        self.target = once(inputs.target)
+        self.reference = once(inputs.reference)
+        self.base = once(inputs.base)
+        self.experts = {name: once(model) for name, model in inputs.experts.items()}
+
+    def all(self) -> list[Source]:
+        found = [self.target, self.reference, self.base, *self.experts.values()]
+        return list(dict.fromkeys(source for source in found if source is not None))
+
+
+def apply(
+    inputs: Inputs,
+    sources: Sources,
+    outputs: list[Output],
+    partial: PartialOutput,
+    *,
+    threads: int,
+    progress: Progress,
+) -> None:
+    """Write every tensor of every output that the journal does not have yet."""
+
+    def work(name: str, scratch: Scratch, stop: threading.Event) -> None:
+        for output in outputs:
+            if (output.folder, name) in partial.done:
+                continue
+            place = partial.layouts[output.folder].places[name]
+            if inputs.target.tensors[name].dtype not in DTYPE_CODES:
+                record = _copy(sources, place, output.folder, partial)
+            else:
+                record = _merge(inputs, sources, output, place, partial, scratch, stop)
+            if record is None:
+                return
+            partial.finish(output.folder, name, record)
+            progress(place.end - place.begin)
+
+    each_tensor(list(inputs.target.tensors), work, threads=threads)
+
+
+def _copy(sources: Sources, place: Place, folder: str, partial: PartialOutput) -> dict[str, Any]:
+    """An integer table: the target's, byte for byte."""
+    assert sources.target is not None
+    data = sources.target.raw(place.name)
+    partial.write(folder, place, 0, data)
+    array = np.frombuffer(data, np.uint8)
+    lanes = np.zeros(32, np.uint64)
+    kernels.checksum(np.uint64(array.ctypes.data), array.size, lanes)
+    return {"checksum": digest_of(lanes, array.size), "copied": True}
+
+
+def _merge(
+    inputs: Inputs,
+    sources: Sources,
+    output: Output,
+    place: Place,
+    partial: PartialOutput,
+    scratch: Scratch,
+    stop: threading.Event,
+) -> dict[str, Any] | None:
+    """One tensor of one output: its journal record, or None when the run is being stopped."""
+    name, recipe = place.name, output.recipe
+    numbers = tensor_numbers(recipe, name, inputs.layers, output.plans)
+    total = inputs.target.tensors[name].num_elements
+    columns = total // max(1, inputs.target.tensors[name].shape[0] if place.shape else 1)
+    experts = list(inputs.experts)
+    num = len(experts)
+    weights = list(numbers.weights)
+    if recipe.method == "slerp":
+        weights = _slerp(sources, name, total, numbers, scratch)
+    linear = inputs.reference is None
+    target = None if linear else sources.target
+    reference = None if linear else sources.reference
+    have = {
+        role: columns * rows[name] if name in rows else total for role, rows in inputs.rows.items()
+    }
+    ends = [have.get(expert, total) for expert in experts] + [have.get("reference", total)]
+    used = [linear or weights[k] * numbers.scales[k] != 0.0 for k in range(num)]
+    limits = [end if k == num or used[k] else 0 for k, end in enumerate(ends)]
+    modes, bounds, rescales = _sparsifier(
+        sources, output, name, numbers, limits, total, used, scratch
+    )
+    quotas = np.array([bound.quota for bound in bounds], np.int64)
+    keys = [noise_key(recipe.seed, name, k) for k in range(num)]
+    hashes = np.zeros((num + 3, 32), np.uint64)
+    sums, counts = np.zeros(num + 2), np.zeros(4 + num, np.int64)
+    out_code = DTYPE_CODES[place.dtype]
+    out_size = 4 if place.dtype == "F32" else 2
+    out = scratch.get("output")
+    out_bytes = memoryview(out).cast("B")
+    for first, n in chunks(total):
+        if stop.is_set():
+            return None
+        target_at = _at(target, name, first, n, total, None)
+        shared = reference is target
+        reference_at = target_at
+        if not shared:
+            reference_at = _at(reference, name, first, n, ends[num], scratch.get("reference"))
+        addresses = np.zeros(num, np.uint64)
+        for k, expert in enumerate(experts):
+            source = sources.experts[expert]
+            buffer = scratch.get(f"expert{k}") if source.needs_scratch else None
+            addresses[k] = _at(source, name, first, n, ends[k], buffer)
+            if not used[k] and addresses[k] and first < ends[k]:
+                _hash_only(source, name, int(addresses[k]), min(n, ends[k] - first), hashes[k])
+                addresses[k] = 0
+        kernels.combine(
+            n,
+            first,
+            np.uint64(target_at),
+            0 if target is None else target.dtype(name),
+            np.uint64(reference_at),
+            0 if reference is None else reference.dtype(name),
+            addresses,
+            np.array([sources.experts[e].dtype(name) for e in experts], np.int64),
+            np.array([max(0, min(n, limit - first)) for limit in limits], np.int64),
+            np.array(numbers.scales, np.float32),
+            np.array(modes, np.int64),
+            np.array([bound.bits for bound in bounds], np.uint32),
+            quotas,
+            np.array(keys, np.uint64),
+            np.array(rescales, np.float32),
+            np.array(weights, np.float32),
+            numbers.elect,
+            numbers.normalize,
+            np.float32(numbers.divisor),
+            np.float32(numbers.factor),
+            np.uint64(out.ctypes.data),
+            out_code,
+            hashes,
+            True,
+            sums,
+            counts,
+        )
+        partial.write(output.folder, place, first * out_size, out_bytes[: n * out_size])
+        for source in sources.all():
+            source.release(name, first, n)
+    return _record(inputs, sources, place, experts, ends, hashes, sums, counts, total)
+
+
+def _at(
+    source: Source | None,
+    name: str,
+    first: int,
+    n: int,
+    end: int,
+    scratch: np.ndarray | None,
+) -> int:
+    """The address of a chunk, 0 where there is no source or the tensor has ended there."""
+    if source is None or first >= end:
+        return 0
+    return source.chunk(name, first, min(n, end - first), scratch)
+
+
+def _hash_only(source: Source, name: str, address: int, n: int, lanes: np.ndarray) -> None:
+    """An input that takes no part here is still read for its checksum."""
+    size = 4 if source.dtype(name) == 0 else 2
+    kernels.checksum(np.uint64(address), n * size, lanes)
+
+
+def _sparsifier(
+    sources: Sources,
+    output: Output,
+    name: str,
+    numbers: TensorNumbers,
+    limits: list[int],
+    total: int,
+    used: list[bool],
+    scratch: Scratch,
+) -> tuple[list[int], list[Threshold], list[float]]:
+    """Per expert: mode, threshold and quota, rescaling factor."""
+    recipe = output.recipe
+    modes, bounds, rescales = [], [], []
+    for k, expert in enumerate(sources.experts):
+        density, mode, bound, rescale = numbers.densities[k], numbers.mode, KEEP_ALL, 1.0
+        if mode == TRIM and used[k] and (output.thresholds or density < 1.0):
+            bound = output.thresholds.get((name, expert)) or tensor_threshold(
+                sources, expert, name, numbers.scales[k], density, limits[k], scratch
+            )
+            if recipe.rescale:
+                rescale = _kept_share(
+                    sources, expert, name, numbers.scales[k], bound, limits[k], scratch
+                )
+        elif mode == DROP and density < 1.0:
+            bound = Threshold(int(density * 2**32), ALL)
+            rescale = 1.0 / density if recipe.rescale else 1.0
+        else:
+            mode = kernels.WHOLE
+        modes.append(mode)
+        bounds.append(bound)
+        rescales.append(rescale)
+    return modes, bounds, rescales
+
+
+def histogram(
+    sources: Sources,
+    expert: str,
+    name: str,
+    scale: float,
+    end: int,
+    scratch: Scratch,
+    counts: np.ndarray,
+    within: int,
+) -> None:
+    """Add one tensor of one expert to a histogram of magnitudes (`kernels.count_magnitudes`)."""
+    source, reference = sources.experts[expert], sources.reference
+    buffer = scratch.get("expert") if source.needs_scratch else None
+    for first, n in chunks(end):
+        kernels.count_magnitudes(
+            n,
+            np.uint64(_at(reference, name, first, n, end, None)),
+            0 if reference is None else reference.dtype(name),
+            np.uint64(source.chunk(name, first, n, buffer)),
+            source.dtype(name),
+            np.float32(scale),
+            counts,
+            within,
+        )
+        source.release(name, first, n)
+        if reference is not None:
+            reference.release(name, first, n)
+
+
+def tensor_threshold(
+    sources: Sources,
+    expert: str,
+    name: str,
+    scale: float,
+    density: float,
+    end: int,
+    scratch: Scratch,
+) -> Threshold:
+    """The exact threshold that keeps a share of one tensor's values: two passes over it."""
+    from lamina.merge.thresholds import BINS, find_bin
+
+    if end == 0:
+        return KEEP_ALL
+    counts = np.zeros(BINS, np.int64)
+    histogram(sources, expert, name, scale, end, scratch, counts, -1)
+    upper, keep = find_bin(counts, kept_count(density, end))
+    counts[:] = 0
+    histogram(sources, expert, name, scale, end, scratch, counts, upper)
+    lower, quota = find_bin(counts, keep)
+    return Threshold(upper << 16 | lower, quota)
+
+
+def _kept_share(
+    sources: Sources,
+    expert: str,
+    name: str,
+    scale: float,
+    bound: Threshold,
+    end: int,
+    scratch: Scratch,
+) -> float:
+    """What a trimmed vector is multiplied by to have the L1 norm it had before (`rescale`)."""
+    source, reference = sources.experts[expert], sources.reference
+    buffer = scratch.get("expert") if source.needs_scratch else None
+    sums, quota = np.zeros(2), bound.quota
+    for first, n in chunks(end):
+        quota = kernels.sum_magnitudes(
+            n,
+            np.uint64(_at(reference, name, first, n, end, None)),
+            0 if reference is None else reference.dtype(name),
+            np.uint64(source.chunk(name, first, n, buffer)),
+            source.dtype(name),
+            np.float32(scale),
+            np.uint32(bound.bits),
+            quota,
+            sums,
+        )
+    return float(sums[0] / sums[1]) if min(sums) >= 1e-7 else 1.0
+
+
+def _slerp(
+    sources: Sources, name: str, total: int, numbers: TensorNumbers, scratch: Scratch
+) -> list[float]:
+    """The weights of the two models from their angle: one pass for norms and product."""
+    first_source, second_source = sources.experts.values()
+    sums = np.zeros((3, 32))
+    for first, n in chunks(total):
+        addresses = [
+            source.chunk(name, first, n, scratch.get(f"expert{k}"))
+            for k, source in enumerate((first_source, second_source))
+        ]
+        kernels.products(
+            n,
+            np.uint64(addresses[0]),
+            first_source.dtype(name),
+            np.uint64(addresses[1]),
+            second_source.dtype(name),
+            sums,
+        )
+    a, b, ab = (float(total) for total in sums.sum(axis=1))
+    return list(slerp_weights(numbers.weights[1], a, b, ab))
+
+
+def _record(
+    inputs: Inputs,
+    sources: Sources,
+    place: Place,
+    experts: list[str],
+    ends: list[int],
+    hashes: np.ndarray,
+    sums: np.ndarray,
+    counts: np.ndarray,
+    total: int,
+) -> dict[str, Any]:
+    num = len(experts)
+
+    def checksum(row: int, source: Source | None, end: int) -> str | None:
+        if source is None or not hashes[row].any():
+            return None
+        return digest_of(hashes[row], end * (4 if source.dtype(place.name) == 0 else 2))
+
+    read = {name: checksum(k, sources.experts[name], ends[k]) for k, name in enumerate(experts)}
+    if inputs.reference is not None:
+        read["target"] = checksum(num, sources.target, total)
+        shared = sources.reference is sources.target
+        read["reference"] = (
+            read["target"] if shared else checksum(num + 1, sources.reference, ends[num])
+        )
+    broken = {name: int(counts[kernels.NONFINITE_IN + k]) for k, name in enumerate(experts)}
+    broken["target"] = int(counts[kernels.NONFINITE_IN + num])
+    size = 4 if place.dtype == "F32" else 2
+    return {
+        "checksum": digest_of(hashes[num + 2], total * size),
+        "inputs": {name: value for name, value in read.items() if value is not None},
+        "elements": total,
+        "changed": int(counts[kernels.CHANGED]),
+        "vanished": int(counts[kernels.VANISHED]),
+        "nonfinite": int(counts[kernels.NONFINITE_OUT]),
+        "nonfinite_in": {name: count for name, count in broken.items() if count},
+        "delta_squares": {name: float(sums[k]) for k, name in enumerate(experts)},
+        "update_square": float(sums[num]),
+        "target_square": float(sums[num + 1]),
+    }

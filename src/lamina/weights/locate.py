@@ -1,0 +1,85 @@
+"""From what a user types (a folder, a hub name, `model+adapter`) to a folder on this disk."""
+
+import os
+import re
+from pathlib import Path
+
+from lamina.core.errors import CheckpointError
+from lamina.weights.adapter import (
+    AdaptedCheckpoint,
+    adapt,
+    is_adapter,
+    open_adapter,
+)
+from lamina.weights.checkpoint import Checkpoint, open_checkpoint
+
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
+HUB_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "README.md", "LICENSE*"]
+
+
+def locate(text: str, home: Path | None = None) -> Path:
+    """The folder that a user means: beside the recipe (`home`), from the working folder, or a hub
+    name `org/model[@revision]`, which is fetched into the hub's own cache.
+
+    Raises:
+        CheckpointError: there is no such folder and no such model.
+    """
+    path = Path(text).expanduser()
+    tried = [path] if path.is_absolute() or home is None else [home / path, path]
+    for candidate in dict.fromkeys(tried):
+        if candidate.exists():
+            return candidate
+    if path.is_absolute() or text.startswith((".", "~")) or not HUB_NAME.fullmatch(text):
+        where = " or ".join(str(candidate) for candidate in dict.fromkeys(tried))
+        raise CheckpointError(
+            f"{text} does not exist (looked for {where}). Give a model's folder, or a hub name such "
+            "as `org/model`."
+        )
+    return _from_hub(text)
+
+
+def _from_hub(text: str) -> Path:
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "0")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    name, _, revision = text.partition("@")
+    try:
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=HUB_FILES))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else "no answer"
+        raise CheckpointError(
+            f"{text} is no folder here, and the hub does not give it: {reason} Check the name and "
+            "the network, or download it and give the folder."
+        ) from None
+
+
+def open_model(
+    text: str, home: Path | None, base: Checkpoint | None = None
+) -> Checkpoint | AdaptedCheckpoint:
+    """A model, an adapter on `base`, or `model+adapter` (mergekit's way to name both).
+
+    An adapter without a base here takes the one it names in its own config.
+
+    Raises:
+        CheckpointError: what is given cannot be opened, or adapter and base do not fit.
+    """
+    first, plus, second = text.partition("+")
+    if plus and not _exists(text, home):
+        return adapt(open_checkpoint(locate(first, home)), open_adapter(locate(second, home)))
+    path = locate(text, home)
+    if not is_adapter(path):
+        return open_checkpoint(path)
+    adapter = open_adapter(path)
+    if base is None:
+        if adapter.base_name is None:
+            raise CheckpointError(
+                f"{path} is an adapter that names no base; write `base+{text}` instead."
+            )
+        base = open_checkpoint(locate(adapter.base_name, path))
+    return adapt(base, adapter)
+
+
+def _exists(text: str, home: Path | None) -> bool:
+    path = Path(text).expanduser()
+    return path.exists() or (home is not None and (home / path).exists())
