@@ -117,10 +117,15 @@ def runs(numbers: Iterable[int]) -> str:
 def natural(name: str) -> list[tuple[int, str]]:
     """A sort key that puts `layer 9` before `layer 10`."""
     return [
-        (int(part), "") if part.isdigit() else (-1, part)
+        (int(part), "") if is_block(part) else (-1, part)
         for part in re.split(r"([0-9]+)", name)
         if part
     ]
+
+
+def is_block(layer: str) -> bool:
+    """Whether a layer is a whole block, named by its number alone."""
+    return layer.isascii() and layer.isdigit() and len(layer) <= 9
 
 
 def plain(text: str) -> str:

@@ -15,7 +15,7 @@ ORDER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_p
 def has_modules(expert: Expert) -> bool:
     """Whether every layer reads `block.module`."""
     return bool(expert.values) and all(
-        re.fullmatch(r"[0-9]+\..+", layer) is not None for layer in expert.values
+        re.fullmatch(r"[0-9]{1,9}\..+", layer) is not None for layer in expert.values
     )
 
 

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from lamina.core.errors import DataError
 from lamina.core.manifest import write_atomic
-from lamina.report import facts, formats, pictures, tables, words
+from lamina.report import facts, formats, pictures, tables, verdicts, words
 from lamina.report.read import Expert, Metrics, Run, read_metrics, read_run, runs_below
 
 HERE = Path(__file__).parent
@@ -36,7 +36,7 @@ class Section:
     run: Run
     anchor: str
     title: str
-    reading: list[words.Part]
+    reading: list[verdicts.Part]
     figures: tuple[Figures, ...]
     where: tuple[tuple[str, Markup], ...]
     roles: tuple[str, ...]
@@ -57,7 +57,9 @@ def write_report(folder: Path, manifest: Mapping[str, object] | None = None) -> 
     """
     run = read_run(folder, manifest)
     section = _section(run, words.title_of(run), "merge")
-    losses = _losses(run.metrics, words.merges_of(run.metrics, run.inputs)) if run.metrics else {}
+    losses = (
+        _losses(run.metrics, verdicts.merges_of(run.metrics, run.inputs)) if run.metrics else {}
+    )
     html = _render(
         title=section.title, kicker=_kicker(run), sections=[section], demo=False, **losses
     )
@@ -82,10 +84,10 @@ def write_demo_page(folder: Path, sections: Mapping[str, str | Path] | None = No
     ]
     metrics = read_metrics(folder)
     inputs = {name for section in made for name in section.run.inputs}
-    merges = words.merges_of(metrics, inputs) if metrics else []
+    merges = verdicts.merges_of(metrics, inputs) if metrics else []
     losses = _losses(metrics, merges) if metrics else {}
     first = words.overview([(section.title, section.run) for section in made])
-    losses["parts"] = [first, *(words.measured_reading(metrics, merges) if metrics else [])]
+    losses["parts"] = [first, *(verdicts.measured_reading(metrics, merges) if metrics else [])]
     title = "One family, merged and measured"
     html = _render(title=title, kicker="lamina demo", sections=made, demo=True, **losses)
     return _write(folder, html)

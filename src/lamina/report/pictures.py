@@ -13,7 +13,7 @@ from markupsafe import Markup
 from lamina.report import formats, grid
 from lamina.report.read import Control, Expert
 from lamina.report.svg import Scale, label, picture, tag, tick_decimals, ticks
-from lamina.report.words import control_words
+from lamina.report.verdicts import control_words
 
 WIDTH, HEIGHT = 440.0, 158.0
 LEFT, RIGHT, TOP, BOTTOM = 40.0, 6.0, 8.0, 34.0
@@ -191,7 +191,7 @@ def _bar(
 
 
 def _block_axis(layers: Sequence[str], x: Scale) -> list[Markup]:
-    whole = all(layer.isdigit() for layer in layers)
+    whole = all(formats.is_block(layer) for layer in layers)
     every = next(
         step for step in (1, 2, 4, 5, 10, 20, 50, 100, 1000, 10**9) if len(layers) <= 16 * step
     )
@@ -213,7 +213,7 @@ def _over_modules(panel: Panel, name: str) -> Markup:
     cells = grid.cells(panel.values)
     after = grid.cells(panel.after) if panel.after else {}
     modules = grid.modules_of(cells)
-    blocks = range(max(block for block, _ in cells) + 1)
+    blocks = sorted({block for block, _ in cells})
     left = 10.0 + 6.2 * max(len(grid.module_words(module)) for module in modules)
     row = 16.0 if len(modules) <= 12 else 12.0
     x = Scale(0.0, float(len(blocks)), left, WIDTH - RIGHT)
@@ -234,7 +234,7 @@ def _over_modules(panel: Panel, name: str) -> Markup:
             tag(
                 "rect",
                 tag("title", words),
-                x=x(block) + 0.3,
+                x=x(blocks.index(block)) + 0.3,
                 y=TOP + row * modules.index(module) + 0.5,
                 width=step - 0.6,
                 height=row - 1.0,
@@ -244,7 +244,11 @@ def _over_modules(panel: Panel, name: str) -> Markup:
         )
     base = TOP + row * len(modules)
     every = next(step for step in (1, 2, 5, 10, 20, 50, 10**9) if len(blocks) <= 16 * step)
-    parts += [label(x(block + 0.5), base + 13, str(block), "middle") for block in blocks[::every]]
+    parts += [
+        label(x(place + 0.5), base + 13, str(block), "middle")
+        for place, block in enumerate(blocks)
+        if place % every == 0
+    ]
     parts += _shades(panel, low, high, base + 20, left)
     return picture(WIDTH, base + 36, _title(panel, name), parts)
 
@@ -264,7 +268,7 @@ def _shades(panel: Panel, low: float, high: float, y: float, left: float) -> lis
 
 
 def _layer_words(layer: str) -> str:
-    return f"block {layer}" if layer.isdigit() else layer
+    return f"block {layer}" if formats.is_block(layer) else layer
 
 
 def _title(panel: Panel, name: str) -> str:

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lamina.core.errors import DataError
-from lamina.report import facts, formats, grid, tables, words
+from lamina.report import facts, formats, grid, tables, verdicts, words
 from lamina.report.read import Expert, Metrics, read_metrics, read_run, runs_below
 
 EIGHTHS = " ▏▎▍▌▋▊▉█"
@@ -88,7 +88,7 @@ def render_show(path: Path) -> RenderableType:
     if any(expert.where for expert in run.experts):
         parts += ["", _where(run.experts)]
     if run.metrics is not None:
-        parts += ["", _measured(run.metrics, words.merges_of(run.metrics, run.inputs))]
+        parts += ["", _measured(run.metrics, verdicts.merges_of(run.metrics, run.inputs))]
     found = facts.facts(run)
     if found:
         parts += ["", _facts(found)]
@@ -105,9 +105,9 @@ def render_comparison(folder: Path) -> RenderableType:
     if metrics is None:
         raise DataError(f"{folder}: there is no metrics.json with models. Run `lamina demo` again.")
     runs = [(path.name.replace("_", " "), read_run(path)) for path in runs_below(folder)]
-    merges = words.merges_of(metrics, {name for _, run in runs for name in run.inputs})
+    merges = verdicts.merges_of(metrics, {name for _, run in runs for name in run.inputs})
     told = [words.overview(runs)] if runs else []
-    told += words.measured_reading(metrics, merges)
+    told += verdicts.measured_reading(metrics, merges)
     return Group(_reading(told), Text(""), _measured(metrics, merges))
 
 
@@ -122,7 +122,7 @@ def _measured(metrics: Metrics, merges: Sequence[str]) -> RenderableType:
     return Group(*parts)
 
 
-def _reading(parts: Iterable[words.Part]) -> RenderableType:
+def _reading(parts: Iterable[verdicts.Part]) -> RenderableType:
     told: list[RenderableType] = []
     for part in parts:
         told += [Text(part.heading, style="bold cyan"), Padding(Text(part.text), (0, 0, 0, 2))]
@@ -146,9 +146,11 @@ def _layers(expert: Expert) -> Table:
     if grid.has_modules(expert):
         return _modules(expert, title, name)
     table = _new_table(title)
-    table.add_column("block" if all(layer.isdigit() for layer in expert.layers) else "layer")
+    table.add_column(
+        "block" if all(formats.is_block(layer) for layer in expert.layers) else "layer"
+    )
     values, ranks = expert.values, expert.ranks()
-    low, high = _ends(values)
+    low, high = _ends(values.values())
     if not expert.by_similarity:
         low = min(0.0, low)
     columns: list[tuple[str, Mapping[str, float], float, float, str]] = [
@@ -156,12 +158,12 @@ def _layers(expert: Expert) -> Table:
     ]
     if expert.coefficients:
         columns.append(
-            ("weight", expert.coefficients, 0.0, _ends(expert.coefficients)[1], "number")
+            ("weight", expert.coefficients, 0.0, _ends(expert.coefficients.values())[1], "number")
         )
     shares = expert.carried() or expert.shares()
     if shares:
         head = "share as merged" if expert.carried() else "share"
-        columns.append((head, shares, 0.0, _ends(shares)[1], "percent"))
+        columns.append((head, shares, 0.0, _ends(shares.values())[1], "percent"))
     for head, *_ in columns:
         table.add_column(head, justify="right", no_wrap=True)
         table.add_column("")
@@ -198,15 +200,15 @@ def _modules(expert: Expert, title: str, name: str) -> Table:
         cells: list[RenderableType] = [Text(grid.module_words(module))]
         for _, found in shown:
             here = {block: found[block, module] for block in blocks if (block, module) in found}
-            line = Line([here.get(block) for block in blocks], *_ends(found))
-            ends = [Text(formats.number(end)) for end in _ends(here)]
+            line = Line([here.get(block) for block in blocks], *_ends(found.values()))
+            ends = [Text(formats.number(end)) for end in _ends(here.values())]
             cells += [line, *ends]
         table.add_row(*cells)
     return table
 
 
-def _ends(values: Mapping[object, float] | Mapping[str, float]) -> tuple[float, float]:
-    finite = [value for value in values.values() if math.isfinite(value)]
+def _ends(values: Iterable[float]) -> tuple[float, float]:
+    finite = [value for value in values if math.isfinite(value)]
     return (min(finite), max(finite)) if finite else (0.0, 1.0)
 
 

@@ -63,14 +63,20 @@ class Scale:
 
 
 def ticks(low: float, high: float, about: int = 4) -> list[float]:
-    """Round values that cover the range: steps of 1, 2 or 5 times a power of ten."""
-    if not high > low:
-        low, high = low - 0.5 * abs(low or 1.0), high + 0.5 * abs(high or 1.0)
+    """Round values that cover the range: steps of 1, 2 or 5 times a power of ten.
+
+    A range too narrow to tell its ends apart is widened.
+    """
+    largest = max(abs(low), abs(high))
+    if high - low < max(1e-12, 1e-9 * largest):
+        reach = 0.5 * largest if largest > 1e-9 else 0.5
+        low, high = low - reach, high + reach
     raw = (high - low) / max(1, about)
     power = 10.0 ** math.floor(math.log10(raw))
     step = next(factor * power for factor in (1, 2, 5, 10) if factor * power >= raw * 0.999)
     first, last = math.floor(low / step + 1e-6), math.ceil(high / step - 1e-6)
-    return [round(place * step, 12) for place in range(first, last + 1)]
+    decimals = 2 - math.floor(math.log10(step))
+    return [round(place * step, decimals) for place in range(first, last + 1)]
 
 
 def tick_decimals(values: list[float]) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lamina.report import words
+from lamina.report import verdicts
 from lamina.report.formats import decimals_for, number, percent, signed
 from lamina.report.read import Controls, Expert, Metrics
 
@@ -40,7 +40,7 @@ class Table:
 
 def losses(metrics: Metrics, merges: Sequence[str]) -> Table:
     """Losses of all members and merges, with their differences from the reference under them."""
-    reference = words.reference_of(metrics)
+    reference = verdicts.reference_of(metrics)
     best = {domain: _lowest(metrics, list(metrics.models), domain) for domain in metrics.domains}
     best_merge = {domain: _lowest(metrics, merges, domain) for domain in metrics.domains}
     paired = True
@@ -53,7 +53,7 @@ def losses(metrics: Metrics, merges: Sequence[str]) -> Table:
             if measured is None:
                 cells.append(Cell("–"))
                 continue
-            moved = words.change(metrics, model, domain)
+            moved = verdicts.change(metrics, model, domain)
             paired = paired and (moved is None or moved.paired)
             mark = (
                 "all" if best[domain] == model else "merges" if best_merge[domain] == model else ""
@@ -79,6 +79,8 @@ def losses(metrics: Metrics, merges: Sequence[str]) -> Table:
         note += (
             f"; for {reference} itself, the error of its loss. Coloured where it is more than two."
         )
+    if metrics.forget is not None:
+        note += " Where something was to be forgotten, higher is what was wanted."
     return Table(
         "Mean loss per token, in nats; lower is better",
         (*metrics.domains, "mean"),
@@ -89,9 +91,9 @@ def losses(metrics: Metrics, merges: Sequence[str]) -> Table:
 
 def _mean_cell(metrics: Metrics, model: str, merges: Sequence[str]) -> Cell:
     """The mean over the domains; its error is not known here."""
-    means = {name: words.mean_loss(metrics, name) for name in metrics.models}
+    means = {name: verdicts.mean_loss(metrics, name) for name in metrics.models}
     known = {name: mean for name, mean in means.items() if mean is not None}
-    own, reference = known.get(model), known.get(words.reference_of(metrics) or "")
+    own, reference = known.get(model), known.get(verdicts.reference_of(metrics) or "")
     if own is None:
         return Cell("–")
     mark = ""
@@ -117,7 +119,7 @@ def _lowest(metrics: Metrics, models: Sequence[str], domain: str) -> str | None:
     )
 
 
-def _tone(moved: words.Change | None) -> str:
+def _tone(moved: verdicts.Change | None) -> str:
     if moved is None or not moved.clear:
         return ""
     depth = 1 + (abs(moved.value) > 0.05) + (abs(moved.value) > 0.2)
@@ -147,7 +149,7 @@ def perplexities(metrics: Metrics) -> Table | None:
 def controls(read: Controls) -> Table:
     rows = [
         Row(
-            words.control_words(row.name),
+            verdicts.control_words(row.name),
             (
                 Cell(number(row.mean_loss, 4)),
                 Cell("–" if row.name == "lata" else signed(row.difference, 4)),
