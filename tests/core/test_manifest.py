@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 
 import pytest
 
@@ -30,11 +32,18 @@ def test_the_same_object_gives_the_same_bytes(tmp_path):
     assert (tmp_path / "a.json").read_bytes().endswith(b"}\n")
 
 
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     target = tmp_path / "a.json"
     write_json_atomic(target, {"old": 1})
-    with pytest.raises(AssertionError, match=r"a\.json"):
-        write_json_atomic(target, {"new": float("nan")})
+    with pytest.raises(TypeError, match="object"):
+        write_json_atomic(target, {"new": object()})
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match=r"cannot write .*a\.json: No space left on device"):
+        write_json_atomic(target, {"new": 1})
     assert json.loads(target.read_text()) == {"old": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
@@ -68,3 +77,9 @@ def test_broken_json_is_told(tmp_path, content, told):
 def test_a_missing_json_is_told(tmp_path):
     with pytest.raises(DataError, match=r"cannot read .*x\.json: No such file"):
         read_json(tmp_path / "x.json")
+
+
+def test_numbers_that_json_does_not_have_become_null(tmp_path):
+    path = tmp_path / "x.json"
+    write_json_atomic(path, {"a": [float("nan"), 1.5, (float("inf"),)], "b": {"c": -float("inf")}})
+    assert read_json(path) == {"a": [None, 1.5, [None]], "b": {"c": None}}

@@ -95,9 +95,9 @@ def test_what_is_not_ours_is_a_data_error(text, told):
 
 
 def test_scores_are_finite_frozen_and_complete():
-    with pytest.raises(ValidationError, match="1: nan"):
+    with pytest.raises(LayerError, match="1: nan"):
         scores({"0": 1.0, "1": float("nan")})
-    with pytest.raises(ValidationError, match="layers without a score: 7"):
+    with pytest.raises(LayerError, match="layers without a score: 7"):
         scores({"0": 1.0}, columns={"rho": {"7": 0.1}})
     with pytest.raises(ValidationError, match="Extra inputs"):
         scores({"0": 1.0}, colour="red")

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -45,16 +46,14 @@ def write_json_atomic(path: Path, obj: object) -> None:
     """Writes JSON so that the file is either the old one or the whole new one.
 
     A temporary name beside it, flushed to the disk, then renamed; the folder is flushed too. Keys
-    are sorted and a newline ends the file: the same object gives the same bytes. Numbers that are
-    not finite are refused, as they are not JSON.
+    are sorted and a newline ends the file: the same object gives the same bytes. A number that is
+    not finite becomes null, as JSON has none.
 
     Raises:
         OutputError: the folder is missing, read-only or full.
     """
-    try:
-        text = json.dumps(obj, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
-    except ValueError as exc:
-        raise AssertionError(f"{path.name}: {exc}") from exc
+    plain = _finite(obj)
+    text = json.dumps(plain, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
     write_atomic(path, (text + "\n").encode())
 
 
@@ -104,6 +103,18 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path} is nested too deeply to be one of ours") from exc
     except ValueError as exc:
         raise DataError(f"{path} is not JSON we can use: {exc}") from exc
+
+
+def _finite(obj: Any) -> Any:
+    match obj:
+        case float():
+            return obj if math.isfinite(obj) else None
+        case dict():
+            return {key: _finite(value) for key, value in obj.items()}
+        case list() | tuple():
+            return [_finite(value) for value in obj]
+        case _:
+            return obj
 
 
 def _without_twins(pairs: list[tuple[str, Any]]) -> Mapping[str, Any]:

@@ -9,7 +9,11 @@ from lamina.core.layers import Granularity, LayerMap
 
 
 class LayerPlan(BaseModel):
-    """How much of each layer to take: 0 leaves it out, 1 takes it whole; freezing is 0 or 1."""
+    """How much of each layer to take: 0 leaves it out, 1 takes it whole; freezing is 0 or 1.
+
+    Raises:
+        LayerError: a coefficient is not finite.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -27,7 +31,7 @@ class LayerPlan(BaseModel):
         numbers = {**self.coefficients, "others": self.others}
         bad = [f"{unit}: {value}" for unit, value in numbers.items() if not math.isfinite(value)]
         if bad:
-            raise ValueError(f"coefficients must be finite, these are not: {', '.join(bad[:8])}")
+            raise LayerError(f"coefficients must be finite, these are not: {', '.join(bad[:8])}")
         return self
 
     def coefficient_of(self, layers: LayerMap, name: str) -> float:

@@ -14,7 +14,11 @@ SCHEMA = "lamina.scores/1"
 
 
 class LayerScores(BaseModel):
-    """One score per layer unit. The order of `values` is the order of the layers."""
+    """One score per layer unit. The order of `values` is the order of the layers.
+
+    Raises:
+        LayerError: a value is not finite, or a column has a layer without a value.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
@@ -39,7 +43,10 @@ class LayerScores(BaseModel):
     def _finite(cls, values: dict[str, float]) -> dict[str, float]:
         bad = [f"{unit}: {value}" for unit, value in values.items() if not math.isfinite(value)]
         if bad:
-            raise ValueError(f"scores must be finite, these are not: {', '.join(bad[:8])}")
+            raise LayerError(
+                f"scores must be finite, these are not: {', '.join(bad[:8])}."
+                " Does a model hold NaN or infinity there?"
+            )
         return values
 
     @model_validator(mode="after")
@@ -48,7 +55,7 @@ class LayerScores(BaseModel):
         for name, part in parts.items():
             strange = sorted(part.keys() - self.values.keys())
             if strange:
-                raise ValueError(f"`{name}` has layers without a score: {', '.join(strange[:8])}")
+                raise LayerError(f"`{name}` has layers without a score: {', '.join(strange[:8])}")
         return self
 
     def rank(self) -> dict[str, int]:

@@ -3,7 +3,7 @@
 PyYAML reads YAML 1.1, in which `1e-5` is a text and `no` is False. Here its parser gives the events
 and we make the values: the core schema of YAML 1.2 for plain scalars, keys always as texts, a key
 twice refused, tags refused but those of the core schema, one document. Aliases and `<<` work, but
-what they expand to is counted. At most 1 MB, 64 levels, 100,000 values.
+what they expand to is counted. At most 1 MB, 64 levels, 20,000 values.
 """
 
 import math
@@ -19,7 +19,7 @@ from lamina.core.errors import RecipeError
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 64
-MAX_NODES = 100_000
+MAX_NODES = 20_000
 MAX_TEXT = 4_000_000
 MAX_DIGITS = 400
 
