@@ -34,7 +34,7 @@ demo: install  ## merge, forget and measure the small models that come with lami
 	@$(BIN)/lamina demo
 
 test: install  ## all tests
-	@$(BIN)/python -m pytest -q -n $(WORKERS)
+	@$(BIN)/python -m pytest -n $(WORKERS)
 
 check: install  ## style, types and floors
 	$(BIN)/ruff check .
