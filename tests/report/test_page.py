@@ -75,6 +75,7 @@ def test_a_page_is_well_formed_and_asks_nothing_of_the_network(
     levels = headings(page)
     assert levels.count(1) == 1
     assert levels[0] == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
     pictures = [attrs for tag, attrs in page.tags if tag == "svg"]
     assert pictures
     assert all(attrs["aria-label"] for attrs in pictures)

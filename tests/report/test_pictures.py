@@ -70,7 +70,7 @@ def test_modules_are_drawn_as_a_grid_in_their_usual_order(runs: dict[str, Path])
 
 def test_sizes_of_an_update_have_no_rank_and_no_similarity(runs: dict[str, Path]) -> None:
     titles = [panel.title for panel, _ in drawn(runs["plain"])]
-    assert titles == ["Size of the update", "Weight", "Norm share"] * 2
+    assert titles == ["Size of the update", "Norm share"] * 2
 
 
 def test_layers_left_out_are_hollow_and_the_threshold_is_drawn(runs: dict[str, Path]) -> None:

@@ -50,7 +50,7 @@ def facts(run: Run) -> list[Fact]:
         )
     read, written = get("bytes_read"), get("bytes_written")
     if read is not None or written is not None:
-        found.append(Fact("Read", formats.size(read), f"written: {formats.size(written)}"))
+        found.append(Fact("Bytes read", formats.size(read), f"written: {formats.size(written)}"))
     seconds, cpu = get("seconds"), get("cpu_seconds")
     if seconds is not None:
         note = f"CPU: {formats.duration(cpu)}" if cpu is not None else ""

@@ -19,6 +19,11 @@ def has_modules(expert: Expert) -> bool:
     )
 
 
+def one_for_all(expert: Expert) -> bool:
+    """Whether the plan gives every layer the same coefficient: no picture of it is needed."""
+    return expert.coefficients is not None and len(set(expert.coefficients.values())) == 1
+
+
 def cells(values: Mapping[str, float]) -> dict[tuple[int, str], float]:
     """Values by block and module; very many modules become the mean of those alike."""
     split = {

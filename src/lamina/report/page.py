@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from lamina.core.errors import DataError
 from lamina.core.manifest import write_atomic
-from lamina.report import facts, formats, pictures, tables, verdicts, words
+from lamina.report import facts, formats, grid, pictures, tables, verdicts, words
 from lamina.report.read import Expert, Metrics, Run, read_metrics, read_run, runs_below
 
 HERE = Path(__file__).parent
@@ -26,7 +26,6 @@ class Figures:
     note: str
     panels: tuple[tuple[pictures.Panel, Markup], ...]
     table: tables.Table
-    columns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,13 +165,15 @@ def _section(run: Run, title: str, anchor: str, *, part: bool = False) -> Sectio
 
 def _figures(expert: Expert, experts: Sequence[Expert], threshold: float | None) -> Figures:
     shown = pictures.panels(expert, experts, threshold)
-    note = f"weight {formats.short(expert.weight)}" if expert.weight is not None else ""
+    notes = [f"weight {formats.short(expert.weight)}"] if expert.weight is not None else []
+    if expert.coefficients and grid.one_for_all(expert):
+        (same,) = set(expert.coefficients.values())
+        notes.append(f"the same coefficient, {formats.short(same)}, for every layer")
     return Figures(
         name=expert.name,
-        note=note,
+        note="; ".join(notes),
         panels=tuple((panel, pictures.draw(panel, expert)) for panel in shown),
         table=tables.layers(expert),
-        columns=2 if len(shown) != 3 else 3,
     )
 
 

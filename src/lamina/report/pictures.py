@@ -84,14 +84,14 @@ def panels(expert: Expert, all_experts: Sequence[Expert], threshold: float | Non
         title = "Size of the update" if expert.unit == "l2" else "Score"
         note = expert.higher_means and f"higher: {expert.higher_means}"
         found.append(Panel(title, note, expert.values, "bars", min(0.0, low), max(0.0, high)))
-    if expert.coefficients:
+    if expert.coefficients and not grid.one_for_all(expert):
         low, high = _range([one.coefficients or {} for one in alike])
         note = "coefficient of each layer"
         if expert.weight is not None:
             note += f", to be times {formats.short(expert.weight)}"
         low, high = min(0.0, low), max(0.0, high)
         found.append(Panel("Weight", note, expert.coefficients, "bars", low, high))
-    shares, after = expert.shares(), expert.carried()
+    shares, after = expert.shares(), {} if grid.one_for_all(expert) else expert.carried()
     if shares:
         most = max(max(one.values(), default=0.0) for one in (shares, after))
         high = max(
@@ -315,7 +315,8 @@ def controls(rows: Sequence[Control]) -> Markup:
     shown = [row for row in rows if math.isfinite(row.difference)]
     reach = [row.difference + side * 2.0 * (row.se or 0.0) for row in shown for side in (-1, 1)]
     marks = ticks(min([0.0, *reach]), max([0.0, *reach]), 3)
-    left, row_height, top = 156.0, 25.0, 6.0
+    longest = max((len(control_words(row.name)) for row in shown), default=0)
+    left, row_height, top = min(230.0, 22.0 + 6.1 * longest), 25.0, 6.0
     bottom = top + row_height * len(shown)
     x = Scale(marks[0], marks[-1], left, 440.0 - 20.0)
     decimals = tick_decimals(marks)

@@ -136,7 +136,7 @@ def _what(run: Run) -> str:
         )
     layers = len(run.experts[0].values)
     unit = run.experts[0].granularity or "layer"
-    text += f"; {layers} {unit}{'s' if layers != 1 else ''} were scored."
+    text += f"; {layers} {unit}{'s' if layers != 1 else ''} were measured."
     return text + _outside(run)
 
 
