@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from lamina.core.errors import RecipeError
-from lamina.weights.checkpoint import INDEX, SINGLE, Checkpoint
+from lamina.weights.checkpoint import SINGLE, Checkpoint
 from lamina.weights.headers import ITEM_BITS
 
 METADATA = {"format": "pt"}
@@ -119,6 +119,3 @@ def _index(places: Iterable[Place], sizes: Mapping[str, int]) -> bytes:
     weight_map = {place.name: place.file for place in places}
     table = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
     return (json.dumps(table, indent=2, sort_keys=True) + "\n").encode()
-
-
-INDEX_NAME = INDEX
