@@ -62,7 +62,7 @@ def expert_scores(seed: int, units: list[str], granularity: str) -> dict[str, An
     }
 
 
-def cell(rng: random.Random, domain: str, moved: float) -> dict[str, float]:
+def one_cell(rng: random.Random, domain: str, moved: float) -> dict[str, float]:
     loss = START[domain] + moved + 0.003 * rng.random()
     return {
         "loss": loss,
@@ -88,14 +88,20 @@ def metrics(*, demo: bool = False) -> dict[str, Any]:
         moves["unwanted"] = (0.11, 0.1, 0.12, 0.14, 0.1, -1.05)
         moves["forgotten"] = (0.02, 0.018, 0.022, 0.03, 0.015, 0.48)
     models = {
-        name: {domain: cell(rng, domain, moved) for domain, moved in zip(DOMAINS, row, strict=True)}
+        name: {
+            domain: one_cell(rng, domain, moved) for domain, moved in zip(DOMAINS, row, strict=True)
+        }
         for name, row in moves.items()
     }
-    for name in models:
-        for domain, measured in models[name].items():
-            if name != "instruct":
-                measured["difference"] = measured["loss"] - models["instruct"][domain]["loss"]
-                measured["difference_se"] = 0.002 + abs(measured["difference"]) * 0.04
+    paired = {
+        name: {
+            domain: {"difference": (moved := cell["loss"] - models["instruct"][domain]["loss"])}
+            | {"se": 0.002 + abs(moved) * 0.04, "shown": abs(moved) > 0.005}
+            for domain, cell in models[name].items()
+        }
+        for name in models
+        if name != "instruct"
+    }
     own = sum(one["loss"] for one in models["LATA"].values()) / len(DOMAINS)
     differences = {
         "lata": 0.0,
@@ -116,6 +122,7 @@ def metrics(*, demo: bool = False) -> dict[str, Any]:
         "schema": "lamina.metrics/1",
         "domains": list(DOMAINS),
         "models": models,
+        "paired": {"reference": "instruct", "differences": paired},
         "controls": {"text": "", "lata": "LATA", "rows": rows},
     }
     if demo:

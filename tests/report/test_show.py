@@ -93,3 +93,8 @@ def test_showing_a_run_needs_neither_numpy_nor_the_template_engine(runs: dict[st
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_a_file_of_losses_alone_can_be_shown(runs: dict[str, Path]) -> None:
+    text = printed(render_show(runs["demo"] / "metrics.json"))
+    assert "Mean loss per token" in text

@@ -5,7 +5,7 @@ from types import ModuleType
 import pytest
 
 from lamina.report.read import Control, Controls, Measured, Metrics
-from lamina.report.verdicts import change, losses_words, mean_loss, verdict
+from lamina.report.verdicts import change, losses_words, mean_change, mean_loss, verdict
 
 
 def controls(*differences: float, se: float = 0.001) -> Controls:
@@ -84,3 +84,24 @@ def test_the_hand_made_controls_speak_for_the_ranking(make: ModuleType) -> None:
     words = verdict(Controls("", "LATA", tuple(rows)))
     assert words.startswith("Yes")
     assert "The reversed ranking is worse by 0.0174." in words
+
+
+def test_the_error_of_a_mean_is_that_of_domains_that_share_no_document() -> None:
+    moved = {"difference": -0.2, "difference_se": 0.03}
+    metrics = Metrics(
+        ("law", "math"),
+        {
+            "instruct": {"law": cell(3.0), "math": cell(2.0)},
+            "x": {
+                "law": cell(2.8, **moved),
+                "math": cell(1.8, difference=-0.4, difference_se=0.04),
+            },
+            "y": {"law": cell(2.8, **moved), "math": cell(1.8)},
+        },
+        reference="instruct",
+    )
+    mean = mean_change(metrics, "x")
+    assert mean is not None
+    assert mean.value == pytest.approx(-0.3)
+    assert mean.se == pytest.approx(0.025)
+    assert mean_change(metrics, "y") is None  # no pair in math: other tokens

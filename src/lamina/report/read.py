@@ -113,6 +113,9 @@ class Metrics:
     domains: tuple[str, ...]
     models: Mapping[str, Mapping[str, Measured]]
     text: str = ""
+    reference: str = ""
+    """The model that the paired differences are from; empty where there are none."""
+    warnings: tuple[str, ...] = ()
     controls: Controls | None = None
     forget: "Forget | None" = None
 
@@ -271,7 +274,7 @@ def _in_recipe_order(experts: tuple[Expert, ...], models: _Place) -> tuple[Exper
     )
 
 
-def _measured(place: _Place) -> Measured:
+def _measured(place: _Place, paired: _Place) -> Measured:
     loss = place.get("loss").number()
     if loss is None:
         raise place.get("loss").problem("a number")
@@ -281,8 +284,8 @@ def _measured(place: _Place) -> Measured:
         tokens=place.get("tokens").number(),
         word_perplexity=place.get("word_perplexity").number(),
         byte_perplexity=place.get("byte_perplexity").number(),
-        difference=place.get("difference").number(),
-        difference_se=place.get("difference_se").number(),
+        difference=paired.get("difference").number(),
+        difference_se=paired.get("se").number(),
     )
 
 
@@ -310,8 +313,14 @@ def _controls(place: _Place) -> Controls | None:
 def _metrics(place: _Place) -> Metrics | None:
     if place.get("models").value is None:
         return None
+    paired = place.get("paired").get("differences")
     read = {
-        name: MappingProxyType({domain: _measured(cell) for domain, cell in cells.items()})
+        name: MappingProxyType(
+            {
+                domain: _measured(cell, paired.get(name).get(domain))
+                for domain, cell in cells.items()
+            }
+        )
         for name, cells in place.get("models").items()
     }
     order = [name.text() for name in place.get("order").list()]
@@ -323,6 +332,8 @@ def _metrics(place: _Place) -> Metrics | None:
         domains=tuple(named or seen),
         models=MappingProxyType(models),
         text=place.get("text").text(),
+        reference=place.get("paired").get("reference").text(),
+        warnings=tuple(warning.text() for warning in place.get("warnings").list()),
         controls=_controls(place.get("controls")),
         forget=_forget(place.get("forget")),
     )
@@ -340,9 +351,9 @@ def _forget(place: _Place) -> Forget | None:
     return Forget(place.get("text").text(), _metrics(place), facts)
 
 
-def read_metrics(folder: Path) -> Metrics | None:
-    """The losses of a folder, or None where nothing was measured."""
-    return _metrics(_load(folder / "metrics.json"))
+def read_metrics(path: Path) -> Metrics | None:
+    """The losses of a folder, or of a file of losses; None where nothing was measured."""
+    return _metrics(_load(path if path.is_file() else path / "metrics.json"))
 
 
 def runs_below(folder: Path) -> list[Path]:

@@ -74,7 +74,9 @@ def render_show(path: Path) -> RenderableType:
     Raises:
         DataError: the folder holds nothing of a run, or a file of it cannot be read.
     """
-    if (path / "metrics.json").is_file() and not (path / "manifest.json").is_file():
+    if path.is_file() or (
+        (path / "metrics.json").is_file() and not (path / "manifest.json").is_file()
+    ):
         return render_comparison(path)
     run = read_run(path)
     parts: list[RenderableType] = [Text(words.title_of(run), style="bold")]
@@ -96,14 +98,17 @@ def render_show(path: Path) -> RenderableType:
 
 
 def render_comparison(folder: Path) -> RenderableType:
-    """Losses and controls of a folder with several merges, in words and in tables.
+    """Losses and controls of a folder with several merges, or of a file of losses.
 
     Raises:
-        DataError: there is no `metrics.json` in the folder, or it cannot be read.
+        DataError: no losses are there, or they cannot be read.
     """
     metrics = read_metrics(folder)
     if metrics is None:
-        raise DataError(f"{folder}: there is no metrics.json with models. Run `lamina demo` again.")
+        raise DataError(
+            f"{folder}: no losses of models are here. Name a folder of a run, or the file that "
+            "`lamina eval` wrote."
+        )
     runs = [(path.name.replace("_", " "), read_run(path)) for path in runs_below(folder)]
     merges = verdicts.merges_of(metrics, {name for _, run in runs for name in run.inputs})
     told = [words.overview(runs)] if runs else []
@@ -117,6 +122,7 @@ def _measured(metrics: Metrics, merges: Sequence[str]) -> RenderableType:
         _table(losses),
         Text(_losses_note(losses.note), style="dim"),
     ]
+    parts += [Text(f"! {warning}", style="yellow") for warning in metrics.warnings]
     if metrics.controls is not None:
         parts += [Text(""), _table(tables.controls(metrics.controls))]
     return Group(*parts)

@@ -58,12 +58,8 @@ def losses(metrics: Metrics, merges: Sequence[str]) -> Table:
             mark = (
                 "all" if best[domain] == model else "merges" if best_merge[domain] == model else ""
             )
-            under = ""
-            if moved is not None:
-                under = signed(moved.value) + (
-                    f" ± {number(moved.se)}" if moved.se is not None else ""
-                )
-            elif measured.se is not None:
+            under = _under(moved)
+            if model == reference and measured.se is not None:
                 under = f"± {number(measured.se)}"
             cells.append(Cell(number(measured.loss), under, _tone(moved), mark))
         cells.append(_mean_cell(metrics, model, merges))
@@ -90,21 +86,26 @@ def losses(metrics: Metrics, merges: Sequence[str]) -> Table:
 
 
 def _mean_cell(metrics: Metrics, model: str, merges: Sequence[str]) -> Cell:
-    """The mean over the domains; its error is not known here."""
+    """The mean over the domains, each counted once."""
     means = {name: verdicts.mean_loss(metrics, name) for name in metrics.models}
     known = {name: mean for name, mean in means.items() if mean is not None}
-    own, reference = known.get(model), known.get(verdicts.reference_of(metrics) or "")
+    own = known.get(model)
     if own is None:
         return Cell("–")
     mark = ""
     if len(known) > 1:
         among = [mean for name, mean in known.items() if name in merges]
         mark = "all" if own == min(known.values()) else ""
-        mark = mark or (
-            "merges" if len(among) > 1 and model in merges and own == min(among) else ""
-        )
-    under = signed(own - reference) if reference is not None and reference != own else ""
-    return Cell(number(own), under, best=mark)
+        if not mark and len(among) > 1 and model in merges and own == min(among):
+            mark = "merges"
+    moved = verdicts.mean_change(metrics, model)
+    return Cell(number(own), _under(moved), _tone(moved), mark)
+
+
+def _under(moved: verdicts.Change | None) -> str:
+    if moved is None:
+        return ""
+    return signed(moved.value) + (f" ± {number(moved.se)}" if moved.se is not None else "")
 
 
 def _place(name: str) -> int:

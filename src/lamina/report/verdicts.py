@@ -64,7 +64,9 @@ def measured_reading(metrics: Metrics, merges: Sequence[str]) -> list[Part]:
 
 
 def reference_of(metrics: Metrics) -> str | None:
-    """The model that losses are compared with."""
+    """The model that losses are compared with: that of the paired differences, or instruct."""
+    if metrics.reference in metrics.models:
+        return metrics.reference
     return next((name for name in ("instruct", "target", "base") if name in metrics.models), None)
 
 
@@ -85,7 +87,9 @@ def change(metrics: Metrics, model: str, domain: str) -> Change | None:
     if own is None or other is None:
         return None
     if own.difference is not None:
-        return Change(own.difference, own.difference_se, own.difference_se is not None)
+        return Change(own.difference, own.difference_se, True)
+    if metrics.reference:
+        return None  # the two did not read the same tokens
     se = math.hypot(own.se, other.se) if own.se is not None and other.se is not None else None
     return Change(own.loss - other.loss, se, False)
 
@@ -100,6 +104,18 @@ def mean_loss(metrics: Metrics, model: str) -> float | None:
     if not cells or len(cells) < len(metrics.domains):
         return None
     return math.fsum(cell.loss for cell in cells) / len(cells)
+
+
+def mean_change(metrics: Metrics, model: str) -> Change | None:
+    """The mean of the changes over the domains, each counted once, no document in two of them."""
+    found = [change(metrics, model, domain) for domain in metrics.domains]
+    known = [one for one in found if one is not None]
+    if not known or len(known) < len(found):
+        return None
+    errors = [one.se for one in known if one.se is not None]
+    se = math.hypot(*errors) / len(known) if len(errors) == len(known) else None
+    value = math.fsum(one.value for one in known) / len(known)
+    return Change(value, se, all(one.paired for one in known))
 
 
 def losses_words(metrics: Metrics, merges: Sequence[str]) -> str:
