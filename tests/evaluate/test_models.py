@@ -88,6 +88,12 @@ def test_an_adapter_is_merged_into_the_base_beside_it(pico: Path, tmp_path: Path
     assert own == measure(adapter, {"a": DOCUMENTS}, base=pico)["a"].loss
 
 
+def test_a_base_and_an_adapter_may_be_written_as_one(pico: Path, tmp_path: Path) -> None:
+    adapter = _adapter(tmp_path / "lora", pico, "../gone")
+    source = find_model(f"{pico}+{adapter}")
+    assert (source.folder, source.adapter) == (pico, adapter)
+
+
 def test_an_adapter_without_its_base_says_how_to_name_it(pico: Path, tmp_path: Path) -> None:
     adapter = _adapter(tmp_path / "lora", pico, "../gone")
     _refused(CheckpointError, adapter, "`../gone`", "Say where the base is with `base`")
@@ -118,19 +124,19 @@ def test_a_pickled_adapter_is_refused(pico: Path, tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_is_told_with_the_nearest(copy: Path) -> None:
-    _refused(CheckpointError, copy.parent / "modle", "No such model folder", str(copy))
-    _refused(CheckpointError, copy.parent / "no" / "model", "there is no")
+    _refused(CheckpointError, copy.parent / "modle", "There is no folder", f"Did you mean {copy}?")
+    _refused(CheckpointError, copy.parent / "no" / "model", "does not exist")
 
 
 def test_a_relative_path_is_not_looked_up_on_the_hub(
     copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(copy.parent.parent)
-    _refused(CheckpointError, f"{copy.parent.name}/modle", "No such model folder")
+    _refused(CheckpointError, f"{copy.parent.name}/modle", "There is no folder")
 
 
 def test_a_hub_name_that_cannot_be_had_is_told() -> None:
-    _refused(CheckpointError, "nobody-here/no-such-model", "neither a folder here", "its folder")
+    _refused(CheckpointError, "nobody-here/no-such-model", "no folder here", "the hub")
 
 
 def test_a_file_is_no_model(copy: Path) -> None:
@@ -141,22 +147,26 @@ def test_a_folder_without_weights_is_refused(copy: Path) -> None:
     (copy / "model.safetensors").unlink()
     _refused(CheckpointError, copy, "no safetensors weights")
     (copy / "pytorch_model.bin").write_bytes(b"\x80")
-    _refused(CheckpointError, copy, "pytorch_model.bin is a pickle", "save_pretrained")
+    _refused(CheckpointError, copy, "pytorch_model.bin", "save_pretrained")
 
 
 def test_a_folder_without_config_or_tokenizer_is_refused(copy: Path) -> None:
     (copy / "tokenizer.json").unlink()
     _refused(CheckpointError, copy, "no tokenizer")
     (copy / "config.json").write_text("{")
-    _refused(CheckpointError, copy, "cannot be read as JSON")
+    _refused(CheckpointError, copy, "config.json is not JSON")
     (copy / "config.json").unlink()
-    _refused(CheckpointError, copy, "config.json is missing")
+    _refused(CheckpointError, copy, "no config.json")
 
 
-@pytest.mark.parametrize("content", [b"\x00" * 40, b"version https://git-lfs.github.com/spec/v1\n"])
+@pytest.mark.parametrize(
+    "content",
+    [b"\x00" * 40, b"version https://git-lfs.github.com/spec/v1\n"],
+    ids=["zeros", "lfs"],
+)
 def test_weights_that_do_not_load_are_refused(copy: Path, content: bytes) -> None:
     (copy / "model.safetensors").write_bytes(content)
-    _refused(CheckpointError, copy, "does not load")
+    _refused(CheckpointError, copy, "model.safetensors")
 
 
 def test_a_broken_tokenizer_is_refused(copy: Path) -> None:
@@ -188,7 +198,7 @@ def test_tensors_of_another_shape_are_refused(copy: Path) -> None:
 def test_an_index_that_leads_elsewhere_is_refused(copy: Path, shard: str | int) -> None:
     index = {"metadata": {}, "weight_map": {"model.norm.weight": shard}}
     (copy / "model.safetensors.index.json").write_text(json.dumps(index))
-    _refused(CheckpointError, copy, "model.safetensors.index.json")
+    _refused(CheckpointError, copy, "index")
 
 
 def test_quiet_leaves_everything_as_it_was() -> None:

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import json
 import logging
-import re
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,6 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lamina.core.errors import CheckpointError, RecipeError, did_you_mean, nearest
+from lamina.weights.adapter import is_adapter
+from lamina.weights.checkpoint import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    open_checkpoint,
+    read_json_object,
+)
+from lamina.weights.headers import read_header
+from lamina.weights.locate import locate
 
 if TYPE_CHECKING:
     import torch
@@ -32,10 +39,6 @@ Progress = Callable[[str], None]
 _LENGTH_KEYS = ("n_positions", "max_position_embeddings", "n_ctx")
 _UNKNOWN_LENGTH = 2048
 _UNLIMITED_TOKENIZER = 10**12
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
-_HUB_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
-_HUB_SKIPPED = ("original/*", "consolidated*", "onnx/*", "coreml/*")
-_ADAPTER = "adapter_config.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,8 @@ def find_model(model: Path | str, *, base: Path | str | None = None) -> Source:
     """Where a model's files are, checked as far as the small files go.
 
     Args:
-        model: a folder, or the name of a model on the hub, which is then downloaded.
+        model: a folder, `base+adapter`, or the name of a model on the hub, which is then
+            downloaded.
         base: for an adapter, the model it was trained on; else its `adapter_config.json` says,
             by a path from the adapter's folder, from here, or by a hub name.
 
@@ -84,23 +88,27 @@ def find_model(model: Path | str, *, base: Path | str | None = None) -> Source:
         CheckpointError: no such folder or name, or not a model that can be loaded.
     """
     name = str(model)
+    first, plus, second = name.partition("+")
+    if plus and not Path(name).expanduser().exists():
+        name, base = second, first
     folder = _folder(name)
-    if not (folder / _ADAPTER).is_file():
+    if not is_adapter(folder):
         _check_folder(folder)
-        return Source(name, folder, None)
-    if not (folder / "adapter_model.safetensors").is_file():
+        return Source(str(model), folder, None)
+    if not (folder / ADAPTER_WEIGHTS).is_file():
         raise CheckpointError(
-            f"{folder} has {_ADAPTER} but no adapter_model.safetensors. Pickled adapters (.bin) "
-            "are not read: load it with PEFT and `save_pretrained` it again."
+            f"{folder} has {ADAPTER_CONFIG} but no {ADAPTER_WEIGHTS}. Pickled adapters (.bin) are "
+            "not read, as they can run code: load it with PEFT and `save_pretrained` it again."
         )
+    read_header(folder / ADAPTER_WEIGHTS)
     base_folder = _base_folder(folder, base)
-    if (base_folder / _ADAPTER).is_file():
+    if is_adapter(base_folder):
         raise CheckpointError(
             f"The base of the adapter {folder} is {base_folder}, itself an adapter. "
             "Merge that one into its own base first."
         )
     _check_folder(base_folder)
-    return Source(name, base_folder, folder)
+    return Source(str(model), base_folder, folder)
 
 
 def load_model(
@@ -170,83 +178,43 @@ def quiet() -> Iterator[None]:
 # ---- finding ------------------------------------------------------------------------------------
 
 
-def _folder(name: str) -> Path:
-    """The folder of that name, or of the hub's model of that name."""
+def _folder(name: str, home: Path | None = None) -> Path:
+    """The folder of that name, or of the hub's model of that name.
+
+    `models/math` could be both; with a folder `models` here a path is meant, and the hub, which
+    takes a minute to fail without a network, is not asked.
+    """
     path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise CheckpointError(f"{name} is a file. Name the folder the model lies in.")
-    # `models/math` could be both; with a folder `models` here, a path is meant.
-    if not _HUB_NAME.fullmatch(name) or (path.parent != Path() and path.parent.is_dir()):
-        raise CheckpointError(f"No such model folder: {name}{_beside(path)}.")
-    return _download(name)
-
-
-def _beside(path: Path) -> str:
-    if not path.parent.is_dir():
-        return f" (there is no {path.parent} either)"
-    folders = [entry.name for entry in sorted(path.parent.iterdir()) if entry.is_dir()]
-    match = nearest(path.name, folders)
-    return f"; did you mean {path.parent / match}?" if match else ""
-
-
-def _download(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        with quiet():
-            return Path(
-                snapshot_download(
-                    name, allow_patterns=list(_HUB_FILES), ignore_patterns=list(_HUB_SKIPPED)
-                )
-            )
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise CheckpointError(
-            f"{name} is neither a folder here nor a model the hub would give: "
-            f"{_first_line(error)} Check the name; offline, or for a gated model, download it "
-            "first and give its folder."
-        ) from None
+    beside = home is not None and (home / path).exists()
+    if not beside and not path.exists() and path.parent != Path() and path.parent.is_dir():
+        folders = [entry.name for entry in sorted(path.parent.iterdir()) if entry.is_dir()]
+        match = nearest(path.name, folders)
+        asked = f" Did you mean {path.parent / match}?" if match else " Give a model's folder."
+        raise CheckpointError(f"There is no folder {name}.{asked}")
+    return locate(name, home)
 
 
 def _base_folder(adapter: Path, base: Path | str | None) -> Path:
     if base is not None:
         return _folder(str(base))
-    named = _read_json(adapter / _ADAPTER).get("base_model_name_or_path")
+    named = read_json_object(adapter / ADAPTER_CONFIG).get("base_model_name_or_path")
     if not isinstance(named, str) or not named:
         raise CheckpointError(
-            f"{adapter / _ADAPTER} does not name its base (`base_model_name_or_path`). "
+            f"{adapter / ADAPTER_CONFIG} does not name its base (`base_model_name_or_path`). "
             "Say it with `base`."
         )
-    beside = adapter / named
-    if beside.is_dir():
-        return beside
     try:
-        return _folder(named)
+        return _folder(named, adapter)
     except CheckpointError as error:
         raise CheckpointError(
-            f"The adapter {adapter} was trained on `{named}`, which is no folder seen from the "
+            f"The adapter {adapter} was trained on `{named}`, which is not found from the "
             f"adapter's folder or from here. {error} Say where the base is with `base`."
         ) from None
 
 
 def _check_folder(folder: Path) -> None:
-    _read_json(folder / "config.json")
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        _check_index(index)
-    elif not any(folder.glob("*.safetensors")):
-        pickled = sorted(entry.name for entry in folder.glob("*.bin"))
-        raise CheckpointError(
-            f"{folder} has no safetensors weights."
-            + (
-                f" {pickled[0]} is a pickle, which can run code, and is not read: load it where "
-                "you trust it and `save_pretrained` it again."
-                if pickled
-                else " A model folder has model.safetensors, or shards with an index."
-            )
-        )
+    """Headers, index and config, as for a merge; a link or a shard out of the folder is refused."""
+    open_checkpoint(folder)
     if not _has_tokenizer(folder):
         raise CheckpointError(
             f"{folder} has no tokenizer (tokenizer.json, tokenizer.model, or vocab.json). "
@@ -254,38 +222,9 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def _check_index(index: Path) -> None:
-    """Shards lie beside their index: transformers would follow a path out of the folder."""
-    shards = _read_json(index).get("weight_map")
-    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
-        raise CheckpointError(f"{index}: `weight_map` must give a file name for each tensor.")
-    for shard in sorted(set(shards.values())):
-        if Path(shard).name != shard or "\\" in shard:
-            raise CheckpointError(
-                f"{index} names the shard `{shard}`, which is not a file name in that folder. "
-                "Do not trust this model."
-            )
-        if not (index.parent / shard).is_file():
-            raise CheckpointError(f"{index} names the shard {shard}, which is not there.")
-
-
 def _has_tokenizer(folder: Path) -> bool:
     names = ("tokenizer.json", "tokenizer.model", "vocab.json")
     return any((folder / name).is_file() for name in names)
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{path.parent} is no model folder: {path.name} is missing."
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {_first_line(error)}") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} must hold a JSON object.")
-    return content
 
 
 # ---- loading ------------------------------------------------------------------------------------
