@@ -17,25 +17,13 @@ from lamina.jobs import results
 from lamina.jobs.files import card, missing_code_warning, write_model_files
 from lamina.jobs.prepare import Prepared, check_place, describe, prepare
 from lamina.jobs.related import require_related
+from lamina.jobs.watch import Watcher
 from lamina.lata.measure import Grams, lineage_warning, measure
 from lamina.merge.apply import Output, Sources, apply
 from lamina.merge.global_threshold import model_thresholds
 from lamina.weights.compare import listed
 from lamina.weights.stream import default_threads
 from lamina.weights.writer import PartialOutput, commit, partial_output
-
-
-class Watcher:
-    """What a caller may follow: stages with a size in bytes, and lines of text. Does nothing."""
-
-    def stage(self, name: str, total_bytes: int) -> None:
-        """A new stage begins."""
-
-    def advance(self, num_bytes: int) -> None:
-        """So many bytes of the stage are done; called from any thread."""
-
-    def tell(self, line: str) -> None:
-        """Something a person should know."""
 
 
 @dataclass(frozen=True)

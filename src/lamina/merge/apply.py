@@ -23,7 +23,7 @@ from lamina.merge.methods import (
     tensor_numbers,
 )
 from lamina.merge.nouns import MergeRecipe
-from lamina.merge.thresholds import KEEP_ALL, Threshold
+from lamina.merge.thresholds import BINS, KEEP_ALL, Threshold, find_bin
 from lamina.weights import kernels
 from lamina.weights.layout import Place
 from lamina.weights.sources import (
@@ -293,8 +293,6 @@ def tensor_threshold(
     scratch: Scratch,
 ) -> Threshold:
     """The exact threshold that keeps a share of one tensor's values: two passes over it."""
-    from lamina.merge.thresholds import BINS, find_bin
-
     if end == 0:
         return KEEP_ALL
     counts = np.zeros(BINS, np.int64)

@@ -16,6 +16,9 @@ from lamina.merge.nouns import Method, ModelEntry, SweepSetting
 from lamina.merge.section import Section
 from lamina.merge.values import Problems, Value, is_constant, numbers_in
 
+# What other models of a merge are called; for linear the base is an input as any other.
+ROLES = ("target", "reference", "base")
+
 
 @dataclass(frozen=True, slots=True)
 class MergeFile:
@@ -51,7 +54,7 @@ def read_models(file: MergeFile) -> tuple[ModelEntry, ...]:
                 "model", f"`{entry.model}` is listed twice; list it once, with the whole weight"
             )
         entries.append(entry)
-    return _named(_without_base(file, entries), file.top.problems)
+    return _named(file.method, _without_base(file, entries), file.top.problems)
 
 
 def _read_entry(file: MergeFile, section: Section) -> ModelEntry | None:
@@ -119,14 +122,15 @@ def _without_base(file: MergeFile, entries: list[ModelEntry]) -> list[ModelEntry
     return [*entries, ModelEntry(model=base, name="", weight=weight)]
 
 
-def _named(entries: list[ModelEntry], problems: Problems) -> tuple[ModelEntry, ...]:
-    """The entries with unique names: the given ones, else the folders', numbered where they are the
-    same.
-    """
-    taken: set[str] = set()
+def _named(
+    method: Method | None, entries: list[ModelEntry], problems: Problems
+) -> tuple[ModelEntry, ...]:
+    """The entries with unique names: the given ones, else the folders', numbered where needed."""
+    taken = set(ROLES if method != "linear" else ROLES[:2])
     for entry in entries:
         if entry.name in taken:
-            problems.add("models", f"two models have the name `{entry.name}`; names must differ")
+            used = "stands for another model" if entry.name in ROLES else "is given twice"
+            problems.add("models", f"the name `{entry.name}` {used}; names must differ")
         taken |= {entry.name} - {""}
     named: list[ModelEntry] = []
     for entry in entries:

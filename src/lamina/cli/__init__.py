@@ -1,0 +1,276 @@
+"""The verbs, and the only place that prints. Everything heavy is imported inside a verb.
+
+Exit codes: 0 done, 1 the answer is no (`verify`), 2 something the user can mend, 130 Ctrl-C.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import App, CycloptsError, Parameter
+
+import lamina
+from lamina.core.errors import LaminaError, RecipeError
+
+app = App(
+    name="lamina",
+    version=lamina.__version__,
+    help="Measure each layer of a language model, merge or forget by it, and see what that did.",
+    help_format="plaintext",
+    version_flags=["--version"],
+)
+
+Threads = Annotated[int | None, Parameter(help="Readers at once; default: the cores, 8 at most.")]
+Overrides = Annotated[
+    tuple[str, ...],
+    Parameter(name=["--set", "-s"], negative=(), help="Change a key: -s parameters.rule=log_drop."),
+]
+
+
+@app.command
+def merge(
+    config: Path,
+    out: Path,
+    /,
+    *,
+    dry_run: bool = False,
+    overwrite: bool = False,
+    controls: bool = False,
+    threads: Threads = None,
+    allow_nonfinite: bool = False,
+    allow_unrelated: bool = False,
+    set_: Overrides = (),
+) -> None:
+    """Merge models by a recipe (mergekit's YAML, or merge_method: lata) into a new folder OUT.
+
+    Parameters
+    ----------
+    config: The recipe, a YAML file.
+    out: The new model folder; also gets the scores, the plan, a manifest and report.html.
+    dry_run: Only check, and tell what would be read and written.
+    overwrite: Replace OUT if it is an output of lamina.
+    controls: LATA: also test whether the ranking of the layers carried information.
+    allow_nonfinite: Write the output although some values are NaN or infinite.
+    allow_unrelated: Merge models that have no common ancestor.
+    """
+    _merge(
+        config,
+        out,
+        forget=False,
+        dry_run=dry_run,
+        overwrite=overwrite,
+        controls=controls,
+        threads=threads,
+        allow_nonfinite=allow_nonfinite,
+        allow_unrelated=allow_unrelated,
+        overrides=set_,
+    )
+
+
+@app.command
+def forget(
+    config: Path,
+    out: Path,
+    /,
+    *,
+    dry_run: bool = False,
+    overwrite: bool = False,
+    controls: bool = False,
+    threads: Threads = None,
+    allow_nonfinite: bool = False,
+    allow_unrelated: bool = False,
+    set_: Overrides = (),
+) -> None:
+    """Take what experts learnt away from a model: LATA with a minus and the paper's threshold.
+
+    Parameters
+    ----------
+    config: The recipe, as for merge; weights are given without the minus, 1 if missing.
+    out: The new model folder.
+    dry_run: Only check, and tell what would be read and written.
+    overwrite: Replace OUT if it is an output of lamina.
+    controls: Also test whether the ranking of the layers carried information.
+    allow_nonfinite: Write the output although some values are NaN or infinite.
+    allow_unrelated: Use models that have no common ancestor.
+    """
+    _merge(
+        config,
+        out,
+        forget=True,
+        dry_run=dry_run,
+        overwrite=overwrite,
+        controls=controls,
+        threads=threads,
+        allow_nonfinite=allow_nonfinite,
+        allow_unrelated=allow_unrelated,
+        overrides=set_,
+    )
+
+
+@app.command
+def check(
+    file: Path,
+    out: Path | None = None,
+    /,
+    *,
+    forget: bool = False,
+    as_json: Annotated[bool, Parameter(name="--json", negative=())] = False,
+    set_: Overrides = (),
+) -> None:
+    """Check a recipe (or a model folder) from headers alone: what fits, what a merge would need.
+
+    Parameters
+    ----------
+    file: A recipe, or the folder of a model or adapter.
+    out: The output that is planned; its disk is asked for room.
+    forget: Read the recipe as `lamina forget` does.
+    as_json: Print JSON.
+    """
+    from lamina.cli.output import print_check
+    from lamina.jobs.check import check_folder, check_recipe
+
+    told = check_folder(file) if file.is_dir() else check_recipe(file, out, forget, set_)
+    print(json.dumps(told, indent=1)) if as_json else print_check(told)
+
+
+@app.command(name="eval")
+def evaluate(
+    models: Annotated[tuple[str, ...], Parameter(negative=())],
+    /,
+    *,
+    text: Annotated[tuple[str, ...], Parameter(negative=())],
+    out: Path | None = None,
+    base: str | None = None,
+    dtype: str = "float32",
+    max_length: int | None = None,
+) -> None:
+    """Loss and perplexity of models on text: token-mean loss, word and byte perplexity.
+
+    Parameters
+    ----------
+    models: Folders of models or adapters, or hub names.
+    text: A text file, or name=file, as often as there are domains: .txt, .jsonl, .jsonl.gz.
+    out: Also write the numbers there, as JSON.
+    base: The model that adapters belong to; default: the one they name.
+    dtype: float32, bfloat16, float16 or auto.
+    max_length: Tokens the model sees at once; default: what it was made for.
+    """
+    from lamina.cli.output import print_metrics
+    from lamina.evaluate.run import run_eval
+
+    texts: dict[str, Path] = {}
+    for entry in text:
+        name, equals, file = entry.partition("=")
+        known = Path(entry).exists() or not equals
+        key = Path(entry).name.partition(".")[0] if known else name
+        if key in texts:
+            raise RecipeError(f"two texts are called `{key}`; write --text name=file.")
+        texts[key] = Path(entry if known else file)
+    metrics = run_eval(
+        models, texts, out=out, base=base, dtype=dtype, max_length=max_length, progress=_tell
+    )
+    print_metrics(metrics)
+    if out is not None:
+        _tell(f"written: {out}")
+
+
+@app.command
+def show(path: Path, /) -> None:
+    """Draw a merged folder (or a run) in the terminal: layers, weights, losses, warnings.
+
+    Parameters
+    ----------
+    path: A folder that lamina wrote.
+    """
+    from rich.console import Console
+
+    from lamina.report.show import render_show
+
+    Console().print(render_show(path))
+
+
+@app.command
+def verify(path: Path, /) -> None:
+    """Read an output again and compare every file with the checksums of its manifest.
+
+    Parameters
+    ----------
+    path: A folder that lamina wrote.
+    """
+    from lamina.jobs.verify import verify_folder
+
+    problems = verify_folder(path)
+    for problem in problems:
+        print(problem, file=sys.stderr)
+    if problems:
+        raise SystemExit(1)
+    print(f"{path}: every file is as it was written")
+
+
+@app.command
+def demo(
+    out: Path = Path("runs/demo"),
+    /,
+    *,
+    list_: Annotated[bool, Parameter(name="--list", negative=())] = False,
+) -> None:
+    """The whole of lamina on its own small models: merge, forget, measure, report.
+
+    Parameters
+    ----------
+    out: Where the demo writes; what an earlier demo wrote there is replaced.
+    list_: Only print the folders of the demo's models, as JSON.
+    """
+    from lamina.jobs.demo import list_members, run_demo
+
+    if list_:
+        print(json.dumps(list_members(), indent=1))
+        return
+    from lamina.cli.progress import progress_watcher
+
+    with progress_watcher() as watch:
+        result = run_demo(out, watch)
+    from lamina.cli.output import print_demo
+
+    print_demo(result)
+
+
+def _merge(config: Path, out: Path, *, dry_run: bool, **options: object) -> None:
+    from lamina.cli.output import print_check, print_merged
+    from lamina.cli.progress import progress_watcher
+    from lamina.jobs.merge import run_merge
+
+    with progress_watcher() as watch:
+        told = run_merge(config, out, dry_run=dry_run, watch=watch, **options)  # type: ignore
+    print_check(told) if dry_run else print_merged(out, told)
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The `lamina` command."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    try:
+        app(
+            list(sys.argv[1:] if arguments is None else arguments),
+            exit_on_error=False,
+            print_error=False,
+            result_action="return_value",
+        )
+    except CycloptsError as error:
+        _tell(f"error: {error}\nSee `lamina --help`.")
+        raise SystemExit(2) from None
+    except LaminaError as error:
+        _tell(f"error: {error}")
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        _tell("stopped. Run the same command again to go on.")
+        raise SystemExit(130) from None
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None

@@ -1,0 +1,138 @@
+"""What the verbs print: short tables that a person understands."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+def _console() -> Console:
+    console = Console(highlight=False, markup=False, soft_wrap=not Console().is_terminal)
+    return console
+
+
+def size(num_bytes: float) -> str:
+    """Bytes as a person says them."""
+    for unit in ("bytes", "KB", "MB", "GB"):
+        if num_bytes < 1000 or unit == "GB":
+            return f"{num_bytes:,.0f} {unit}" if unit == "bytes" else f"{num_bytes:,.1f} {unit}"
+        num_bytes /= 1000
+    raise AssertionError
+
+
+def _facts(title: str, facts: Mapping[str, str]) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2))
+    for key, value in facts.items():
+        table.add_row(Text(key, style="dim"), Text(value))
+    return table
+
+
+def print_warnings(console: Console, warnings: list[str]) -> None:
+    for warning in warnings:
+        console.print(Text(f"warning: {warning}", style="yellow"))
+
+
+def print_check(told: Mapping[str, Any]) -> None:
+    """`lamina check` and `--dry-run`."""
+    console = _console()
+    if "method" in told:
+        facts = {
+            "method": told["method"],
+            "model": f"{told['architecture']}, {told['blocks']} blocks, {told['tensors']} tensors, "
+            f"{told['parameters'] / 1e6:,.1f} M parameters",
+        }
+        for name, entry in told["inputs"].items():
+            facts[name] = f"{entry['path']} ({entry['kind']}, {size(entry['bytes'])}"
+            facts[name] += f", {entry['license']})" if entry["license"] else ")"
+        facts |= {
+            "to read": size(told["bytes_to_read"]),
+            "to write": size(told["bytes_to_write"]),
+            "free on the disk": size(told["free_bytes"]),
+            "peak memory": f"about {size(told['peak_memory_bytes'])}",
+        }
+        if told["outputs"] != [""]:
+            facts["outputs"] = ", ".join(told["outputs"])
+        console.print(_facts("This merge can run.", facts))
+    else:
+        skip = ("file", "warnings", "parameters_by_role", "bytes")
+        facts = {
+            key.replace("_", " "): f"{value:,}" if isinstance(value, int) else str(value)
+            for key, value in told.items()
+            if key not in skip and value is not None
+        }
+        facts["size"] = size(told["bytes"])
+        console.print(_facts(told["file"], facts))
+    print_warnings(console, told["warnings"])
+
+
+def print_merged(out: Path, manifest: Mapping[str, Any]) -> None:
+    """What a merge did, in a few lines."""
+    console = _console()
+    every = manifest["results"]
+    for name, results in every.items() if manifest["kind"] == "sweep" else [("", every)]:
+        console.print(
+            f"{out / name}: {results['tensors_changed']} of {results['tensors']} tensors changed, "
+            f"the update is {100 * results['relative_change']:.3g} % of the target's norm, "
+            f"{results['values_vanished']:,} of {results['values']:,} values of it vanished in "
+            "rounding."
+        )
+    print_warnings(console, manifest["warnings"])
+    page = out / "report.html"
+    if page.is_file():
+        console.print(f"page: {page}")
+
+
+def print_metrics(metrics: Mapping[str, Any]) -> None:
+    """Losses per model and text."""
+    console = _console()
+    for domain in metrics["domains"]:
+        table = Table(title=domain, title_justify="left", box=None, padding=(0, 2))
+        table.add_column("model")
+        for column in ("loss (nats/token)", "tokens", "word perplexity", "byte perplexity"):
+            table.add_column(column, justify="right")
+        for model, domains in metrics["models"].items():
+            entry = domains[domain]
+            error = entry.get("loss_se")
+            loss = f"{entry['loss']:.4f}" + (f" ± {error:.4f}" if error is not None else "")
+            table.add_row(
+                Text(model),
+                loss,
+                f"{entry['tokens']:,}",
+                *(
+                    f"{entry[key]:,.6g}" if entry.get(key) is not None else "-"
+                    for key in ("word_perplexity", "byte_perplexity")
+                ),
+            )
+        console.print(table)
+    print_warnings(console, metrics.get("warnings", []))
+
+
+def print_demo(result: Mapping[str, Any]) -> None:
+    """The table of losses, the verdicts, and where the page is."""
+    console = _console()
+    metrics = result["metrics"]
+    table = Table(title="Held-out loss, nats per token (lower is better)", title_justify="left")
+    table.add_column("model")
+    for domain in metrics["domains"]:
+        table.add_column(domain.replace("_", " "), justify="right")
+    best = {
+        domain: min(m[domain]["loss"] for m in metrics["models"].values())
+        for domain in metrics["domains"]
+    }
+    for model, domains in metrics["models"].items():
+        cells = [
+            Text(
+                f"{domains[d]['loss']:.3f}",
+                style="bold green" if domains[d]["loss"] == best[d] else "",
+            )
+            for d in metrics["domains"]
+        ]
+        table.add_row(Text(model), *cells)
+    console.print(table)
+    for line in result["reading"]:
+        console.print(line)
+    console.print(f"page:    {result['page']}")
+    console.print(f"numbers: {result['numbers']}")

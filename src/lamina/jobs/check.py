@@ -1,0 +1,70 @@
+"""`lamina check`: everything that can be said from headers, of a recipe or of one folder."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lamina.jobs.prepare import check_place, describe, prepare
+from lamina.weights.adapter import is_adapter, open_adapter
+from lamina.weights.checkpoint import open_checkpoint
+from lamina.weights.compare import dtype_problems
+
+
+def check_recipe(
+    file: Path, out: Path | None, forget: bool, overrides: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What a merge by this recipe would read, write and need.
+
+    Raises:
+        LaminaError: why it could not run; every problem of a kind at once.
+    """
+    prepared = prepare(file, forget=forget, overrides=overrides)
+    if out is not None:
+        check_place(prepared, out)
+    threads = max(1, min(8, len(os.sched_getaffinity(0))))
+    return {"file": str(file), **describe(prepared, out, threads)}
+
+
+def check_folder(folder: Path) -> dict[str, Any]:
+    """What a model's or an adapter's folder holds.
+
+    Raises:
+        CheckpointError: what is wrong with it.
+    """
+    if is_adapter(folder):
+        adapter = open_adapter(folder)
+        ranks = Counter(a.shape[0] for a, _, _ in adapter.modules.values())
+        return {
+            "file": str(folder),
+            "kind": "LoRA adapter",
+            "base": adapter.base_name,
+            "modules": len(adapter.modules),
+            "replaced_tensors": len(adapter.replaced),
+            "ranks": {str(rank): count for rank, count in sorted(ranks.items())},
+            "bytes": adapter.header.size,
+            "license": adapter.license,
+            "warnings": [],
+        }
+    checkpoint = open_checkpoint(folder)
+    roles: Counter[str] = Counter()
+    dtypes: Counter[str] = Counter()
+    for name, tensor in checkpoint.tensors.items():
+        roles[checkpoint.layers.of(name).role] += tensor.num_elements
+        dtypes[tensor.dtype] += tensor.num_elements
+    broken = dtype_problems(checkpoint)
+    return {
+        "file": str(folder),
+        "kind": "model",
+        "architecture": checkpoint.architecture,
+        "blocks": checkpoint.layers.num_blocks,
+        "tensors": len(checkpoint.tensors),
+        "parameters": sum(t.num_elements for t in checkpoint.tensors.values()),
+        "parameters_by_role": dict(roles),
+        "parameters_by_dtype": dict(dtypes),
+        "files": [header.file.name for header in checkpoint.headers],
+        "bytes": checkpoint.num_bytes,
+        "license": checkpoint.license,
+        "warnings": [*checkpoint.warnings, *(f"cannot be merged: {line}" for line in broken[:5])],
+    }

@@ -1,0 +1,35 @@
+"""Is an output still what was written? Its files against the checksums of its manifest."""
+
+from pathlib import Path
+
+from lamina.core.errors import DataError
+from lamina.core.manifest import read_json
+from lamina.weights.headers import read_header
+from lamina.weights.sources import MappedFile, checksum_range, combined_digest
+
+
+def verify_folder(folder: Path) -> list[str]:
+    """What differs from the manifest, in words; empty if all is as it was written.
+
+    Raises:
+        DataError: there is no manifest of lamina.
+        CheckpointError: a file's header is damaged.
+    """
+    if not (folder / "manifest.json").is_file():
+        raise DataError(f"{folder} has no manifest.json: it is not a finished output of lamina.")
+    manifest = read_json(folder / "manifest.json")
+    problems = []
+    for name, entry in sorted(manifest.get("outputs", {}).items()):
+        file = folder / name
+        if not file.is_file():
+            problems.append(f"{name}: missing")
+            continue
+        header = read_header(file)
+        if header.size != entry["bytes"]:
+            problems.append(f"{name}: {header.size:,} bytes, written were {entry['bytes']:,}")
+            continue
+        mapped = MappedFile(header)
+        sums = [(t.name, checksum_range(mapped, t.begin, t.end)) for t in header.tensors]
+        if combined_digest(sums) != entry["checksum"]:
+            problems.append(f"{name}: other contents than were written")
+    return problems
