@@ -1,14 +1,16 @@
 """Make the demo model family from the data folder: tokenizer, held-out rows, five members, card.
 
-    python models/make.py --data DIR --out DIR [--minutes N] [--threads N] [--only STAGE ...]
+    python models/make.py --data DIR [--out DIR] [--minutes N] [--threads N] [--only STAGE ...]
 
 Stages run in the order of `STAGES`; a stage needs the results of the ones before it in `--out`.
+`package`, which is not among the default ones, copies what is finished into `src/lamina/demo`.
 Exit status 2 says that data is missing and names the files.
 """
 
 import argparse
 import json
 import os
+import shutil
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,11 +20,13 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import card
 import corpus
+import score
 import sources
 import stages
 import torch
 import vocabulary
 
+ROOT = Path(__file__).resolve().parents[1]
 STAGES = ("tokenizer", "base", "instruct", "math", "code", "unwanted", "card")
 
 
@@ -30,15 +34,33 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with the source files")
-    parser.add_argument("--out", type=Path, required=True, help="models go to OUT/models")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "build/demo", help="folder to work in and write to"
+    )
     parser.add_argument(
         "--minutes", type=float, help="end each asked stage by the clock, not after its steps"
     )
     parser.add_argument(
         "--threads", type=int, default=2, help="CPU threads; 0: the second only while it is idle"
     )
-    parser.add_argument("--only", nargs="+", choices=STAGES, default=STAGES, metavar="STAGE")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=(*STAGES, "package"),
+        default=STAGES,
+        metavar="STAGE",
+        help="of " + ", ".join((*STAGES, "package")),
+    )
     return parser.parse_args()
+
+
+def package(out: Path, demo: Path) -> None:
+    """Copy the finished family into the package, replacing what is there."""
+    for name in (*(f"models/{member}" for member in score.MEMBERS), "heldout"):
+        shutil.rmtree(demo / name, ignore_errors=True)
+        shutil.copytree(out / name, demo / name)
+    for name in ("losses.json", "MODEL_CARD.md"):
+        shutil.copyfile(out / name, demo / name)
 
 
 def main() -> int:
@@ -63,6 +85,8 @@ def main() -> int:
             corpus.write_held_out(texts, tokenizer, held_out)
         elif stage == "card":
             card.write(asked.out, asked.data, texts)
+        elif stage == "package":
+            package(asked.out, ROOT / "src/lamina/demo")
         else:
             settings = stages.SETTINGS[stage]
             if asked.minutes:

@@ -66,6 +66,12 @@ def normal(text: str) -> str:
     return re.sub(r"[\W_]+", " ", text.lower()).strip()
 
 
+def grams(text: str, *, words: int = 13) -> set[tuple[str, ...]]:
+    """All runs of 13 words of a text: what two texts share if one was copied from the other."""
+    found = normal(text).split()
+    return {tuple(found[at : at + words]) for at in range(len(found) - words + 1)}
+
+
 def fraction(key: str) -> float:
     """A number in [0, 1) that depends on the content only."""
     return int(hashlib.sha256(normal(key).encode()).hexdigest()[:12], 16) / 16**12

@@ -60,7 +60,8 @@ def score(llama: LlamaForCausalLM, rows: list[tuple[list[int], int]]) -> Loss:
     """The loss of one model on the rows of one domain."""
     nats, tokens = [], []
     for ids, first in rows:
-        logits = llama(input_ids=torch.tensor([ids[:-1]]), use_cache=False).logits[0, first - 1 :]
+        hidden = llama.model(input_ids=torch.tensor([ids[:-1]]), use_cache=False).last_hidden_state
+        logits = llama.lm_head(hidden[0, first - 1 :])
         targets = torch.tensor(ids[first:])
         nats.append(float(torch.nn.functional.cross_entropy(logits, targets, reduction="sum")))
         tokens.append(len(targets))

@@ -1,5 +1,6 @@
 """The five members: base, instruct, math (full weights) and code, unwanted (LoRA adapters)."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -54,7 +55,13 @@ def save(model: torch.nn.Module, tokenizer: PreTrainedTokenizerBase, folder: Pat
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     if isinstance(model, PeftModel):
-        model.save_pretrained(part)
+        halves = {name: weight.to(torch.bfloat16) for name, weight in model.state_dict().items()}
+        model.save_pretrained(part, state_dict=halves)
+        (part / "README.md").unlink(missing_ok=True)
+        path = part / "adapter_config.json"
+        adapter = json.loads(path.read_text())
+        adapter["target_modules"].sort()
+        path.write_text(json.dumps(adapter, indent=1, sort_keys=True) + "\n")
     else:
         half = LlamaForCausalLM(model.config).to(torch.bfloat16)
         half.load_state_dict(model.state_dict())
