@@ -10,8 +10,7 @@ from rich.text import Text
 
 
 def _console() -> Console:
-    console = Console(highlight=False, markup=False, soft_wrap=not Console().is_terminal)
-    return console
+    return Console(highlight=False, markup=False, soft_wrap=not Console().is_terminal)
 
 
 def size(num_bytes: float) -> str:

@@ -98,8 +98,8 @@ def card(
         *(f"| {f} | {e['bytes']:,} | `{e['checksum']}` |" for f, e in sorted(outputs.items())),
         "",
         f"{results['tensors_changed']} of {results['tensors']} tensors and "
-        f"{results['values_changed']:,} of {results['values']:,} values differ from the target; the "
-        f"whole update has {100 * results['relative_change']:.3g} % of the target's norm. "
+        f"{results['values_changed']:,} of {results['values']:,} values differ from the target; "
+        f"the whole update has {100 * results['relative_change']:.3g} % of the target's norm. "
         f"{results['values_vanished']:,} values of the update vanished in rounding.",
         "",
     ]

@@ -31,7 +31,7 @@ class Prepared:
     source: Path
     inputs: Inputs
     settings: Mapping[str, MergeRecipe]
-    """Sub-folder of the output ("" for the output itself) -> the recipe of what is written there."""
+    """Sub-folder of the output ("" for the output itself) -> the recipe of what goes there."""
     layouts: Mapping[str, Layout]
     forget: bool
 

@@ -1,4 +1,4 @@
-"""Have the models a common ancestor? A merge of unrelated models is noise, however smooth it runs."""
+"""Have the models a common ancestor? Unrelated ones merge smoothly, into noise."""
 
 import numpy as np
 

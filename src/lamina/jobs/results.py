@@ -55,8 +55,8 @@ def refuse_broken(partial: PartialOutput, inputs: Inputs, *, allow: bool) -> lis
     if allow:
         return [told]
     raise CheckpointError(
-        f"{told}\nSuch a model answers nothing. Use a sound checkpoint or a wider out_dtype, or give "
-        "--allow-nonfinite to write them all the same. Nothing was written."
+        f"{told}\nSuch a model answers nothing. Use a sound checkpoint or a wider out_dtype, or "
+        "give --allow-nonfinite to write them all the same. Nothing was written."
     )
 
 

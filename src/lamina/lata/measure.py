@@ -240,9 +240,9 @@ def lineage_warning(name: str, grams: Grams) -> str | None:
     if back > -0.5 or rho < 0.7:
         return None
     return (
-        f"expert `{name}` does not look tuned from the given instruct model: its task vector points "
-        f"back along the instruction vector (<t,u>/<u,u> = {back:.2f}, |t|/|u| = {rho:.2f}; an "
-        "expert tuned from the base has about -1 and 1 or more). Check instruct_model."
+        f"expert `{name}` does not look tuned from the given instruct model: its task vector "
+        f"points back along the instruction vector (<t,u>/<u,u> = {back:.2f}, "
+        f"|t|/|u| = {rho:.2f}; an expert tuned from the base has about -1 and 1 or more). Check instruct_model."
     )
 
 

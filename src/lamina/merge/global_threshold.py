@@ -69,7 +69,7 @@ def _count(
     within: int,
     threads: int,
 ) -> dict[str, np.ndarray]:
-    """One pass: for every tensor its histogram (within < 0: all, else only the bin's own values)."""
+    """One pass: for every tensor its histogram (within < 0: all, else the bin's own values)."""
     counts: dict[str, np.ndarray] = {}
 
     def work(name: str, scratch: Scratch, stop: threading.Event) -> None:

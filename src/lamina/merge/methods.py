@@ -52,7 +52,7 @@ def tensor_numbers(
     layers: LayerMap,
     plans: Mapping[str, LayerPlan],
 ) -> TensorNumbers:
-    """The numbers of one tensor. slerp's weights are (1 - t, t) here; `slerp_weights` bends them."""
+    """The numbers of one tensor; slerp's weights are (1 - t, t), `slerp_weights` bends them."""
     if recipe.method == "slerp":
         t = resolve(recipe.t or (), name, layers)
         ones = (1.0, 1.0)
