@@ -212,3 +212,28 @@ def test_a_demo_page_finds_its_sections_by_itself(runs: dict[str, Path]) -> None
 def test_a_demo_folder_without_runs_is_told(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no folder in it holds a manifest"):
         write_demo_page(tmp_path)
+
+
+def test_a_page_made_while_the_run_is_written_has_the_final_name(
+    make: ModuleType, tmp_path: Path
+) -> None:
+    whole = write_report(make.make_lata(tmp_path / "a" / "run")).read_bytes()
+    partial = make.make_lata(tmp_path / "b" / ".run.lamina-part")
+    manifest = json.loads((partial / "manifest.json").read_text())
+    (partial / "manifest.json").unlink()
+    (partial / "log.jsonl").write_text('{"seconds": 1.5}\n')
+    assert write_report(partial, manifest).read_bytes() == whole
+
+
+def test_costs_are_on_the_demo_page_and_not_on_a_page_whose_bytes_are_compared(
+    make: ModuleType, tmp_path: Path
+) -> None:
+    make.make_demo(tmp_path)
+    for name in ("lata", "forget"):
+        data = json.loads((tmp_path / name / "manifest.json").read_text())
+        for key in ("seconds", "cpu_seconds", "peak_rss_bytes"):
+            del data["results"][key]
+        (tmp_path / name / "manifest.json").write_text(json.dumps(data))
+        (tmp_path / name / "log.jsonl").write_text('{"seconds": 61.25, "threads": 2}\n')
+    assert "61\u00a0s" in write_demo_page(tmp_path).read_text("utf-8")
+    assert "61\u00a0s" not in write_report(tmp_path / "lata").read_text("utf-8")

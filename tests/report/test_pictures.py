@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lamina.report import grid, pictures
-from lamina.report.read import Control, Expert, read_run
+from lamina.report.nouns import Control, Expert
+from lamina.report.read import read_run
 from lamina.report.svg import ticks
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -70,7 +71,7 @@ def test_modules_are_drawn_as_a_grid_in_their_usual_order(runs: dict[str, Path])
 
 def test_sizes_of_an_update_have_no_rank_and_no_similarity(runs: dict[str, Path]) -> None:
     titles = [panel.title for panel, _ in drawn(runs["plain"])]
-    assert titles == ["Size of the update", "Norm share"] * 2
+    assert titles == ["Size", "Norm share"] * 2
 
 
 def test_layers_left_out_are_hollow_and_the_threshold_is_drawn(runs: dict[str, Path]) -> None:

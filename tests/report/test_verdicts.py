@@ -4,7 +4,7 @@ from types import ModuleType
 
 import pytest
 
-from lamina.report.read import Control, Controls, Measured, Metrics
+from lamina.report.nouns import Control, Controls, Measured, Metrics
 from lamina.report.verdicts import change, losses_words, mean_change, mean_loss, verdict
 
 

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lamina.report import formats
-from lamina.report.read import Run
+from lamina.report.nouns import Run
 from lamina.report.tables import Cell, Row, Table
 
-_FIRST = ("path", "license", "bytes", "fingerprint")
-_NAMES = {"license": "licence", "bytes": "size", "fingerprint": "checksum", "checksum": "checksum"}
+_FIRST = ("path", "kind", "license", "tensors", "bytes", "fingerprint", "checksum")
+_NAMES = {"license": "licence", "bytes": "size"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +18,9 @@ class Fact:
     note: str = ""
 
 
-def facts(run: Run) -> list[Fact]:
-    """The counts that every merge keeps; what is missing is left out."""
-    results = run.results
+def facts(run: Run, *, cost: bool = False) -> list[Fact]:
+    """The counts that every merge keeps, and its `cost` in time; what is missing is left out."""
+    results = {**run.results, **(run.cost if cost else {})}
 
     def get(key: str) -> float | None:
         value = results.get(key)
@@ -62,7 +62,7 @@ def facts(run: Run) -> list[Fact]:
 
 
 def inputs(run: Run) -> Table | None:
-    order = ["base", "instruct", "target", *(expert.name for expert in run.experts)]
+    order = ["base", "instruct", "reference", "target", *(expert.name for expert in run.experts)]
     names = sorted(run.inputs, key=lambda one: order.index(one) if one in order else len(order))
     return _files("What went in", {name: run.inputs[name] for name in names})
 
@@ -74,7 +74,12 @@ def outputs(run: Run) -> Table | None:
 def _files(caption: str, files: Mapping[str, Mapping[str, object]]) -> Table | None:
     if not files:
         return None
-    there = {key for file in files.values() for key, value in file.items() if _simple(value)}
+    there = {
+        key
+        for file in files.values()
+        for key, value in file.items()
+        if _simple(value) or key == "license"
+    }
     keys = [*(key for key in _FIRST if key in there), *sorted(there - set(_FIRST))]
     rows = [
         Row(name, tuple(_cell(key, file.get(key)) for key in keys)) for name, file in files.items()
@@ -90,7 +95,7 @@ def _simple(value: object) -> bool:
 
 def _cell(key: str, value: object) -> Cell:
     if not _simple(value):
-        return Cell("–", numeric=False)
+        return Cell("not named" if key == "license" else "–", numeric=False)
     if key == "bytes" and isinstance(value, int | float):
         return Cell(formats.size(value))
     if isinstance(value, bool):

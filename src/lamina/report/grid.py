@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 
 from lamina.report.formats import natural
-from lamina.report.read import Expert
+from lamina.report.nouns import Expert
 
 MOST_MODULES = 40
 """More kinds of modules than this (experts of a router) are joined by their mean."""

@@ -13,7 +13,8 @@ from markupsafe import Markup
 from lamina.core.errors import DataError
 from lamina.core.manifest import write_atomic
 from lamina.report import facts, formats, grid, pictures, tables, verdicts, words
-from lamina.report.read import Expert, Metrics, Run, read_metrics, read_run, runs_below
+from lamina.report.nouns import Expert, Metrics, Run
+from lamina.report.read import read_metrics, read_run, runs_below
 
 HERE = Path(__file__).parent
 
@@ -43,6 +44,7 @@ class Section:
     inputs: tables.Table | None
     outputs: tables.Table | None
     command: str
+    vector: str
 
 
 def write_report(folder: Path, manifest: Mapping[str, object] | None = None) -> Path:
@@ -156,10 +158,11 @@ def _section(run: Run, title: str, anchor: str, *, part: bool = False) -> Sectio
         figures=tuple(_figures(expert, run.experts, threshold) for expert in drawn),
         where=tuple((one.name, pictures.where(one)) for one in run.experts if one.where),
         roles=tuple(role for role in pictures.ROLES if role in roles),
-        facts=facts.facts(run),
+        facts=facts.facts(run, cost=part),
         inputs=facts.inputs(run),
         outputs=facts.outputs(run),
         command=facts.command(run),
+        vector="update" if words.adds_updates(run) else "model",
     )
 
 

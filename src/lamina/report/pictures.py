@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from lamina.report import formats, grid
-from lamina.report.read import Control, Expert
+from lamina.report.nouns import Control, Expert
 from lamina.report.svg import Scale, label, picture, tag, tick_decimals, ticks
 from lamina.report.verdicts import control_words
 
@@ -81,7 +81,7 @@ def panels(expert: Expert, all_experts: Sequence[Expert], threshold: float | Non
         note = "1: most like the instruction vector"
         found.append(Panel("Rank", note, ranks, "dots", 1.0, float(len(ranks) or 1), style="rank"))
     else:
-        title = "Size of the update" if expert.unit == "l2" else "Score"
+        title = "Size" if expert.unit == "l2" else "Score"
         note = expert.higher_means and f"higher: {expert.higher_means}"
         found.append(Panel(title, note, expert.values, "bars", min(0.0, low), max(0.0, high)))
     if expert.coefficients and not grid.one_for_all(expert):

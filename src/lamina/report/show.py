@@ -18,7 +18,8 @@ from rich.text import Text
 
 from lamina.core.errors import DataError
 from lamina.report import facts, formats, grid, tables, verdicts, words
-from lamina.report.read import Expert, Metrics, read_metrics, read_run, runs_below
+from lamina.report.nouns import Expert, Metrics
+from lamina.report.read import read_metrics, read_run, runs_below
 
 EIGHTHS = " ▏▎▍▌▋▊▉█"
 LEVELS = "▁▂▃▄▅▆▇█"
@@ -88,10 +89,11 @@ def render_show(path: Path) -> RenderableType:
         if expert.values:
             parts += ["", _layers(expert)]
     if any(expert.where for expert in run.experts):
-        parts += ["", _where(run.experts)]
+        what = "update" if words.adds_updates(run) else "model"
+        parts += ["", _where(run.experts, what)]
     if run.metrics is not None:
         parts += ["", _measured(run.metrics, verdicts.merges_of(run.metrics, run.inputs))]
-    found = facts.facts(run)
+    found = facts.facts(run, cost=True)
     if found:
         parts += ["", _facts(found)]
     return Group(*(Text("") if part == "" else part for part in parts))
@@ -162,18 +164,20 @@ def _layers(expert: Expert) -> Table:
     columns: list[tuple[str, Mapping[str, float], float, float, str]] = [
         (name, values, low, high, "number")
     ]
-    if expert.coefficients:
+    varied = not grid.one_for_all(expert)
+    if expert.coefficients and varied:
         columns.append(
             ("weight", expert.coefficients, 0.0, _ends(expert.coefficients.values())[1], "number")
         )
-    shares = expert.carried() or expert.shares()
+    carried = expert.carried() if varied else {}
+    shares = carried or expert.shares()
     if shares:
-        head = "share as merged" if expert.carried() else "share"
+        head = "share as merged" if carried else "share"
         columns.append((head, shares, 0.0, _ends(shares.values())[1], "percent"))
     for head, *_ in columns:
         table.add_column(head, justify="right", no_wrap=True)
         table.add_column("")
-        if head == name:
+        if head == name and expert.by_similarity:
             table.add_column("rank", justify="right")
     decimals = max(3, formats.decimals_for(values.values()))
     for layer in expert.layers:
@@ -184,7 +188,7 @@ def _layers(expert: Expert) -> Table:
             span = most - least
             share = (value - least) / span if value is not None and span > 0 else 0.0
             cells += [Text(text), Bar(share if math.isfinite(share) else 0.0)]
-            if head == name:
+            if head == name and expert.by_similarity:
                 cells.append(Text(formats.number(ranks.get(layer), 0)))
         table.add_row(*cells)
     return table
@@ -218,8 +222,8 @@ def _ends(values: Iterable[float]) -> tuple[float, float]:
     return (min(finite), max(finite)) if finite else (0.0, 1.0)
 
 
-def _where(experts: Sequence[Expert]) -> Table:
-    table = _new_table("Where the update sits (share of its squared norm)")
+def _where(experts: Sequence[Expert], what: str) -> Table:
+    table = _new_table(f"Where the {what} sits (share of its squared norm)")
     table.add_column("expert")
     roles = sorted({role for one in experts for role, share in one.where.items() if share > 0})
     for role in roles:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from lamina.report import verdicts
 from lamina.report.formats import decimals_for, number, percent, signed
-from lamina.report.read import Controls, Expert, Metrics
+from lamina.report.nouns import Controls, Expert, Metrics
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from lamina.report.formats import listing, number, signed
-from lamina.report.read import Control, Controls, Measured, Metrics
+from lamina.report.nouns import Control, Controls, Measured, Metrics
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def reference_of(metrics: Metrics) -> str | None:
 
 def merges_of(metrics: Metrics, inputs: Iterable[str]) -> list[str]:
     """The models of a table that are not inputs; the one that has controls comes first."""
-    known = {"base", "instruct", "target", *inputs}
+    known = {"base", "instruct", "reference", "target", *inputs}
     own = metrics.controls.merge if metrics.controls is not None else ""
     names = [name for name in metrics.models if name not in known]
     return sorted(names, key=lambda name: name != own)

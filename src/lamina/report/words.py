@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 
 from lamina.report.formats import is_block, listing, number, percent, runs, short
-from lamina.report.read import Expert, Run
+from lamina.report.nouns import Expert, Run
 from lamina.report.verdicts import Part, measured_reading, merges_of
 
 METHODS = {
@@ -17,6 +17,7 @@ METHODS = {
     "dare_linear": "DARE",
     "dare_ties": "DARE with TIES",
 }
+ROLES = ("base", "instruct", "reference", "target")
 RULES = {
     "linear_drop": "the linear rule (a layer's weight is its rank over the number of layers)",
     "log_drop": "the logarithmic rule (the weight grows with the logarithm of the rank)",
@@ -26,6 +27,11 @@ RULES = {
 
 def method_of(run: Run) -> str:
     return str(run.setting("merge_method", "method") or "")
+
+
+def adds_updates(run: Run) -> bool:
+    """Whether differences from a model are added to it; else whole models are mixed."""
+    return method_of(run) not in ("linear", "slerp")
 
 
 def rule_of(run: Run) -> str:
@@ -47,21 +53,20 @@ def target_of(run: Run) -> str:
     """The short name of the model that is edited."""
     for key in ("target_model", "instruct_model", "base_model"):
         value = run.setting(key)
-        if isinstance(value, str) and value:
-            names = [name for name, one in run.inputs.items() if one.get("path") == value]
-            return names[0] if names else PurePath(value).name
-    return "the target" if "target" not in run.inputs else "target"
+        if isinstance(value, str) and PurePath(value).name:
+            return PurePath(value).name
+    return "the target"
 
 
 def title_of(run: Run) -> str:
     names = [expert.name for expert in run.experts] or [
-        name for name in run.inputs if name not in ("base", "instruct", "target")
+        name for name in run.inputs if name not in ROLES
     ]
     method = METHODS.get(method_of(run), method_of(run)).split(" (")[0]
     by = f", by {method}" if method else ""
     if is_forgetting(run):
         return f"{target_of(run)} without {listing(names)}{by}"
-    into = f" into {target_of(run)}" if method_of(run) not in ("linear", "slerp") else ""
+    into = f" into {target_of(run)}" if adds_updates(run) else ""
     return f"{' + '.join(names) or run.name}{into}{by}"
 
 
@@ -94,7 +99,7 @@ def reading(run: Run, *, losses_elsewhere: bool = False) -> list[Part]:
         if any(expert.by_similarity for expert in run.experts):
             parts.append(Part("What the similarity said", _similarity(run)))
         carried = _carried(run)
-        if carried:
+        if carried and adds_updates(run):
             parts.append(Part("Which layers carry it", carried))
     if losses_elsewhere:
         return parts
@@ -115,14 +120,14 @@ def _what(run: Run) -> str:
         for expert in run.experts
     ]
     if not experts:
-        names = [name for name in run.inputs if name not in ("base", "instruct", "target")]
+        names = [name for name in run.inputs if name not in ROLES]
         return f"{listing(names) or 'The inputs'} were merged" + (
             f" by {method}." if method else "."
         )
     was = "was" if len(experts) == 1 else "were"
     if is_forgetting(run):
         text = f"The task vector of {listing(experts)} {was} taken away from {target}"
-    elif method_of(run) in ("linear", "slerp"):
+    elif not adds_updates(run):
         text = f"{listing(experts)} {was} merged"
     else:
         vectors = "task vector" if len(experts) == 1 else "task vectors"
@@ -134,10 +139,13 @@ def _what(run: Run) -> str:
         text += (
             f" with {rule.format(short(threshold) if threshold is not None else 'the threshold')}"
         )
+    whole = run.setting("lambda", "lambda_")
+    if isinstance(whole, int | float) and whole != 1.0:
+        text += f", all of it times {short(whole)}"
     layers = len(run.experts[0].values)
     unit = run.experts[0].granularity or "layer"
     text += f"; {layers} {unit}{'s' if layers != 1 else ''} were measured."
-    return text + _outside(run)
+    return text + (_outside(run) if adds_updates(run) else "")
 
 
 def _outside(run: Run) -> str:
