@@ -87,8 +87,9 @@ def main() -> int:
             "HF_DATASETS_OFFLINE": "1",
             "HF_HOME": folder,
         }
-        ours = _run(sys.executable, OURS, [model, str(pages)], Path(folder), environment)
+        ours = _run("lamina", sys.executable, OURS, [model, str(pages)], Path(folder), environment)
         theirs = _run(
+            "harness",
             arguments.harness_python,
             HARNESS,
             [model, str(pages)],
@@ -123,6 +124,7 @@ def _report(ours: dict, theirs: dict, count: int) -> int:
 
 
 def _run(
+    who: str,
     python: str,
     program: str,
     given: list[str],
@@ -141,7 +143,7 @@ def _run(
     )
     if done.returncode:
         sys.exit(f"error: {python} failed\n{done.stderr[-3000:]}")
-    print(f"{Path(python).parent.parent.name}: {time.perf_counter() - begin:.0f} s in all")
+    print(f"{who}: {time.perf_counter() - begin:.0f} s in all")
     return json.loads(out.read_text())
 
 
