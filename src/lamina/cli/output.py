@@ -109,29 +109,11 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
     print_warnings(console, metrics.get("warnings", []))
 
 
-def print_demo(result: Mapping[str, Any]) -> None:
-    """The table of losses, the verdicts, and where the page is."""
+def print_demo(result: Mapping[str, str]) -> None:
+    """The losses, what they say, and where the page is."""
+    from lamina.report.show import render_comparison
+
     console = _console()
-    metrics = result["metrics"]
-    table = Table(title="Held-out loss, nats per token (lower is better)", title_justify="left")
-    table.add_column("model")
-    for domain in metrics["domains"]:
-        table.add_column(domain.replace("_", " "), justify="right")
-    best = {
-        domain: min(m[domain]["loss"] for m in metrics["models"].values())
-        for domain in metrics["domains"]
-    }
-    for model, domains in metrics["models"].items():
-        cells = [
-            Text(
-                f"{domains[d]['loss']:.3f}",
-                style="bold green" if domains[d]["loss"] == best[d] else "",
-            )
-            for d in metrics["domains"]
-        ]
-        table.add_row(Text(model), *cells)
-    console.print(table)
-    for line in result["reading"]:
-        console.print(line)
+    console.print(render_comparison(Path(result["folder"])))
     console.print(f"page:    {result['page']}")
     console.print(f"numbers: {result['numbers']}")

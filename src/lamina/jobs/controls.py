@@ -220,7 +220,9 @@ def controls_table(
         return math.fsum(signs[d] * loss.loss for d, loss in losses.items()) / len(losses)
 
     rows = [{"name": "lata", "mean_loss": mean(merge), "difference": 0.0, "se": 0.0}]
-    differences = {name: signed_difference(losses, merge, signs) for name, losses in measured.items()}
+    differences = {
+        name: signed_difference(losses, merge, signs) for name, losses in measured.items()
+    }
     rows += [
         {
             "name": name,
@@ -288,7 +290,9 @@ def verdict(
         + f", LATA better than {beaten} of {len(drawn)} draws"
     )
     if permuted.shown and permuted.value > 0:
-        first = f"The ranking carried information: dealt at random, the same weights lose {numbers}."
+        first = (
+            f"The ranking carried information: dealt at random, the same weights lose {numbers}."
+        )
     elif permuted.shown:
         first = (
             "The ranking did harm here: dealt to the layers at random, the same weights do better "

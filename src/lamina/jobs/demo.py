@@ -1,7 +1,8 @@
 """`lamina demo`: the whole of lamina on its own small models, in a few minutes, from files.
 
-Merges math and code into instruct by LATA (with controls) and by plain task arithmetic, forgets the
-unwanted expert, measures every member and merge on every domain, and writes one page.
+Merges math and code into instruct by LATA (with controls) and by plain task arithmetic; merges the
+unwanted expert in, too, and makes that model forget it again; measures every member and merge on
+every domain, and writes one page.
 """
 
 import shutil
@@ -11,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from lamina.core.errors import DataError, OutputError
-from lamina.core.manifest import write_atomic, write_json_atomic
+from lamina.core.manifest import read_json, write_atomic, write_json_atomic
 from lamina.core.yaml import dump_yaml
 from lamina.jobs.watch import Watcher
 
 MEMBERS = ("base", "instruct", "math", "code", "unwanted")
-FORGOTTEN, NEVER_SEEN = "unwanted", "unwanted_new"
+FORGOTTEN, NEVER_SEEN, POLLUTED = "unwanted", "unwanted_new", "with_unwanted"
+MARK = "demo.txt"
 
 
 def demo_folder() -> Path:
@@ -40,30 +42,122 @@ def list_members() -> dict[str, str]:
     return {name: str(folder) for name, folder in found.items()}
 
 
-def recipes(members: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """The three recipes of the demo, as they are written beside its results."""
+def recipes(members: Mapping[str, str], out: Path) -> dict[str, dict[str, Any]]:
+    """The recipes of the demo by folder, in the order they run, as written beside its results."""
     experts = [{"model": members[name], "parameters": {"weight": 0.5}} for name in ("math", "code")]
+    unwanted = {"model": members[FORGOTTEN], "parameters": {"weight": 1.0}}
+    plain = {"merge_method": "task_arithmetic", "base_model": members["instruct"]}
+    lata = {
+        "merge_method": "lata",
+        "base_model": members["base"],
+        "instruct_model": members["instruct"],
+    }
+    rule = {"rule": "linear_drop", "granularity": "block", "others": "keep"}
     return {
-        "lata": {
-            "merge_method": "lata",
-            "base_model": members["base"],
-            "instruct_model": members["instruct"],
-            "models": experts,
-            "parameters": {"rule": "linear_drop", "granularity": "block", "others": "keep"},
-            "dtype": "bfloat16",
-        },
-        "task_arithmetic": {
-            "merge_method": "task_arithmetic",
-            "base_model": members["instruct"],
-            "models": experts,
-            "dtype": "bfloat16",
-        },
+        "lata": {**lata, "models": experts, "parameters": rule, "dtype": "bfloat16"},
+        "task_arithmetic": {**plain, "models": experts, "dtype": "bfloat16"},
+        POLLUTED: {**plain, "models": [*experts, unwanted], "dtype": "bfloat16"},
         "forget": {
-            "merge_method": "lata",
-            "base_model": members["base"],
-            "instruct_model": members["instruct"],
-            "target_model": members["instruct"],
+            **lata,
+            "target_model": str(out / POLLUTED),
             "models": [{"model": members[FORGOTTEN]}],
             "dtype": "bfloat16",
         },
     }
+
+
+def run_demo(out: Path, watch: Watcher) -> dict[str, Any]:
+    """Run everything and write `out`; returns where the page and the numbers are.
+
+    Raises:
+        OutputError: something that is not an earlier demo stands there.
+        DataError: the demo's models or texts are missing.
+    """
+    from lamina.evaluate.perplexity import measure
+    from lamina.evaluate.run import metrics_of
+    from lamina.evaluate.text import read_documents
+    from lamina.jobs.controls import bundled_texts, paired_with
+    from lamina.jobs.merge import run_merge
+    from lamina.report.page import write_demo_page
+
+    members = list_members()
+    out = _make_room(out)
+    for name, recipe in recipes(members, out).items():
+        write_atomic(out / f"{name}.yaml", dump_yaml(recipe).encode())
+        verb = "forget" if name == "forget" else "merge"
+        controls = name == "lata"
+        flag = " --controls" if controls else ""
+        watch.tell(f"lamina {verb} {out / name}.yaml {out / name}{flag}")
+        run_merge(
+            out / f"{name}.yaml",
+            out / name,
+            forget=name == "forget",
+            controls=controls,
+            watch=watch,
+        )
+    texts = {domain: read_documents(path) for domain, path in bundled_texts().items()}
+    losses = {}
+    for name in ("instruct", FORGOTTEN, "task_arithmetic", POLLUTED, "forget"):
+        watch.stage(f"measuring {name.replace('_', ' ')}", 0)
+        folder = Path(members[name]) if name in members else out / name
+        base = Path(members["instruct"]) if name == FORGOTTEN else None
+        losses[name.replace("_", " ")] = measure(folder, texts, base=base)
+    first = read_json(out / "lata" / "metrics.json")
+    others = {name: metrics_of(by) for name, by in losses.items() if name != "instruct"}
+    paired = first["paired"]
+    paired["differences"] |= paired_with(losses, "instruct")["differences"]
+    order = [*first["order"], *others]
+    order.sort(key=lambda name: (name not in MEMBERS, order.index(name)))
+    metrics = {
+        **first,
+        "order": order,
+        "models": {**first["models"], **others},
+        "paired": paired,
+        "forget": {"text": _forgetting(losses)},
+    }
+    write_json_atomic(out / "metrics.json", metrics)
+    page = write_demo_page(
+        out,
+        {
+            "LATA: math and code into instruct": "lata",
+            "Plain task arithmetic": "task_arithmetic",
+            "A model that also knows the unwanted facts": POLLUTED,
+            "Forgetting them": "forget",
+        },
+    )
+    return {"folder": str(out), "page": str(page), "numbers": str(out / "metrics.json")}
+
+
+def _forgetting(losses: Mapping[str, Any]) -> str:
+    """What forgetting did, in words: on the unwanted facts and on everything else."""
+    from lamina.evaluate.compare import mean_difference, paired_difference
+
+    before, after = losses[POLLUTED.replace("_", " ")], losses["forget"]
+    clean = losses["task arithmetic"]
+    gone = paired_difference(after[FORGOTTEN], before[FORGOTTEN])
+    others = [d for d in after if d not in (FORGOTTEN, NEVER_SEEN)]
+    rest = mean_difference([paired_difference(after[d], before[d]) for d in others])
+    word = "rose" if gone.value > 0 else "fell"
+    shown = "" if gone.shown else ", which is not more than chance"
+    return (
+        f"On the unwanted facts the loss {word} from {before[FORGOTTEN].loss:.3f} to "
+        f"{after[FORGOTTEN].loss:.3f} ({gone.value:+.3f} \u00b1 {gone.se or 0:.3f}{shown}); the same "
+        f"merge that never had them is at {clean[FORGOTTEN].loss:.3f}. On the other "
+        f"{len(others)} domains the mean loss changed by {rest.value:+.4f} \u00b1 {rest.se or 0:.4f}."
+    )
+
+
+def _make_room(out: Path) -> Path:
+    """An empty folder for the demo, in place of an earlier demo's."""
+    if out.is_dir() and any(out.iterdir()):
+        if not (out / MARK).is_file():
+            raise OutputError(
+                f"{out} is not empty and is no earlier demo. Give another folder: lamina demo OUT."
+            )
+        shutil.rmtree(out)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / MARK).write_text("Written by `lamina demo`, which may replace it.\n")
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written: {error.strerror}.") from None
+    return out.absolute()
