@@ -242,7 +242,8 @@ def lineage_warning(name: str, grams: Grams) -> str | None:
     return (
         f"expert `{name}` does not look tuned from the given instruct model: its task vector "
         f"points back along the instruction vector (<t,u>/<u,u> = {back:.2f}, "
-        f"|t|/|u| = {rho:.2f}; an expert tuned from the base has about -1 and 1 or more). Check instruct_model."
+        f"|t|/|u| = {rho:.2f}; an expert tuned from the base has about -1 and 1 or more). "
+        "Check instruct_model."
     )
 
 
