@@ -24,8 +24,8 @@ EXACT = {
     "ties_not_normalized",
     "ties_small_density",
 }
-# The others differ in rounding: of a sum over the whole tensor (slerp's cosine, the rescaling), of a
-# fused multiply-add (linear), of lambda and the weights' sum taken as one factor (task_arithmetic).
+# The others differ in rounding: of a sum over the tensor (slerp's cosine, the rescaling), of a
+# fused multiply-add (linear), of lambda and divisor as one factor (task_arithmetic).
 STEPS = 4 * float(np.finfo(np.float32).eps)
 
 
