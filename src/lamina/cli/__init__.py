@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 import lamina
 from lamina.core.errors import LaminaError, RecipeError
@@ -263,7 +263,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             result_action="return_value",
         )
     except CycloptsError as error:
-        _tell(f"error: {error}\nSee `lamina --help`.")
+        told = str(error)
+        if isinstance(error, UnusedCliTokensError):
+            told = f"too many arguments: {' '.join(error.unused_tokens or ())}."
+        _tell(f"error: {told}\nSee `lamina --help`.")
         raise SystemExit(2) from None
     except LaminaError as error:
         _tell(f"error: {error}")

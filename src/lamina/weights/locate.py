@@ -11,29 +11,31 @@ from lamina.weights.adapter import (
     is_adapter,
     open_adapter,
 )
-from lamina.weights.checkpoint import Checkpoint, open_checkpoint
+from lamina.weights.checkpoint import Checkpoint, exists, open_checkpoint
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+(@[\w./-]+)?")
 HUB_FILES = ["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "README.md", "LICENSE*"]
 
 
 def locate(text: str, home: Path | None = None) -> Path:
-    """The folder that a user means: beside the recipe (`home`), from the working folder, or a hub
-    name `org/model[@revision]`, which is fetched into the hub's own cache.
+    """The folder that a user means.
+
+    Beside the recipe (`home`), from the working folder, or a hub name `org/model[@revision]`, which
+    is fetched into the hub's own cache.
 
     Raises:
         CheckpointError: there is no such folder and no such model.
     """
-    path = Path(text).expanduser()
+    path = _path(text)
     tried = [path] if path.is_absolute() or home is None else [home / path, path]
     for candidate in dict.fromkeys(tried):
-        if candidate.exists():
+        if exists(candidate):
             return candidate
     if path.is_absolute() or text.startswith((".", "~")) or not HUB_NAME.fullmatch(text):
         where = " or ".join(str(candidate) for candidate in dict.fromkeys(tried))
         raise CheckpointError(
-            f"{text} does not exist (looked for {where}). Give a model's folder, or a hub name such "
-            "as `org/model`."
+            f"{text} does not exist (looked for {where}). Give a model's folder, or a hub name "
+            "such as `org/model`."
         )
     return _from_hub(text)
 
@@ -47,7 +49,9 @@ def _from_hub(text: str) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=HUB_FILES))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else "no answer"
+        reason = (str(error).strip() or "no answer").splitlines()[0].split(". ")[0].rstrip(
+            "."
+        ) + "."
         raise CheckpointError(
             f"{text} is no folder here, and the hub does not give it: {reason} Check the name and "
             "the network, or download it and give the folder."
@@ -81,5 +85,12 @@ def open_model(
 
 
 def _exists(text: str, home: Path | None) -> bool:
-    path = Path(text).expanduser()
-    return path.exists() or (home is not None and (home / path).exists())
+    path = _path(text)
+    return exists(path) or (home is not None and exists(home / path))
+
+
+def _path(text: str) -> Path:
+    try:
+        return Path(text).expanduser()
+    except RuntimeError:  # the home of nobody we know
+        return Path(text)
