@@ -155,8 +155,8 @@ def _measure(prepared: Prepared, sources: Sources, options: Options) -> dict[str
     if not any(tensor.gram.A for tensor in first.values()):
         raise CheckpointError(
             f"base_model {inputs.typed['base']} and instruct_model {inputs.typed['reference']} "
-            "have the same weights: there is no instruction vector to compare with. base_model is the "
-            "raw language model that the instruct model was tuned from."
+            "have the same weights: there is no instruction vector to compare with. base_model is "
+            "the raw language model that the instruct model was tuned from."
         )
     return grams
 
