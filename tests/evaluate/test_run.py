@@ -28,7 +28,7 @@ def test_the_metrics_hold_every_model_on_every_text(
     )
     assert json.loads((tmp_path / "m.json").read_text()) == metrics
     assert metrics["schema"] == "lamina.metrics/1"
-    assert metrics["domains"] == ["talk", "book"]
+    assert (metrics["domains"], metrics["order"]) == (["talk", "book"], ["one", "two"])
     own = measure(pico, {"talk": read_documents(texts["talk"])})["talk"]
     entry = metrics["models"]["one"]["talk"]
     assert entry["loss"] == own.loss

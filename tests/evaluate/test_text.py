@@ -3,6 +3,8 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from lamina.core.errors import DataError
 from lamina.evaluate.text import Document, read_documents
@@ -136,3 +138,34 @@ def test_half_a_character_is_refused(tmp_path: Path) -> None:
 def test_a_gz_that_does_not_unpack_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.txt.gz").write_bytes(content)
     _refused(tmp_path / "a.txt.gz", "does not unpack")
+
+
+_ROW = st.fixed_dictionaries(
+    {},
+    optional={
+        key: st.one_of(st.text(), st.none(), st.integers())
+        for key in ("text", "page", "prompt", "completion", "id")
+    },
+)
+
+
+@given(
+    st.one_of(
+        st.binary(), st.lists(_ROW).map(lambda rows: "\n".join(map(json.dumps, rows)).encode())
+    ),
+    st.sampled_from([".txt", ".jsonl", ".json", ".jsonl.gz"]),
+)
+@example(b"[" * 100_000, ".json")
+@example(b"\x1f\x8b\x08\x00", ".jsonl.gz")
+def test_any_bytes_are_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes, suffix: str
+) -> None:
+    path = tmp_path_factory.getbasetemp() / f"any{suffix}"
+    path.write_bytes(content)
+    try:
+        documents = read_documents(path)
+    except DataError:
+        return
+    assert any(document.text.strip() for document in documents)
+    for document in documents:
+        document.measured.encode("utf-8")

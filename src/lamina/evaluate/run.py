@@ -58,6 +58,7 @@ def run_eval(
     metrics = {
         "schema": SCHEMA,
         "domains": list(domains),
+        "order": list(losses),
         "models": {name: metrics_of(by_domain) for name, by_domain in losses.items()},
         "paired": _paired(losses),
         "texts": {
