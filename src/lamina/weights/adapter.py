@@ -1,8 +1,9 @@
-"""A PEFT LoRA adapter as a lazy expert: base + scale * B A, computed chunk by chunk; nothing merged lies on the disk.
+"""A PEFT LoRA adapter as a lazy expert: base + scale * B A, chunk by chunk, never merged on disk.
 
-Ranks and alphas are those of each module (`rank_pattern`, `alpha_pattern`), rsLoRA and saved biases or whole modules are
-honoured as PEFT does (LoRA: arXiv 2106.09685; rsLoRA: 2312.03732). What changes the weights in another way (DoRA, PiSSA and so
-on) is refused in words, never approximated. Headers only, no numpy: `weights.sources` does the arithmetic.
+Ranks and alphas are those of each module (`rank_pattern`, `alpha_pattern`), rsLoRA and saved biases
+or whole modules are honoured as PEFT does (LoRA: arXiv 2106.09685; rsLoRA: 2312.03732). What
+changes the weights in another way (DoRA, PiSSA and so on) is refused in words, never approximated.
+Headers only, no numpy: `weights.sources` does the arithmetic.
 """
 
 import hashlib
@@ -19,6 +20,7 @@ from lamina.weights.checkpoint import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     Checkpoint,
+    inside,
     model_folder,
     read_json_object,
     read_license,
@@ -41,11 +43,14 @@ _REFUSED = {
     "monteclora_config": "MonteCLoRA",
 }
 _REFUSED_INIT = ("pissa", "olora", "loftq", "corda", "lora_ga")
+_CONV1D_MODELS = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
+_CONV1D_MODULES = frozenset({"c_attn", "c_proj", "c_fc", "q_attn"})
+"""Modules whose weights transformers stores as [in, out]."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoraFactors:
-    """One module's factors. delta = scale * B A, transposed for weights stored as [in, out] (GPT-2's Conv1D)."""
+    """One module's factors: delta = scale * B A, transposed where weights are [in, out]."""
 
     a: TensorInfo
     b: TensorInfo
@@ -119,10 +124,11 @@ def open_adapter(path: Path) -> Adapter:
     """The adapter in a folder, checked from its config and header.
 
     Raises:
-        CheckpointError: not a LoRA adapter, a kind that is not supported, or factors that do not belong together.
+        CheckpointError: not a LoRA adapter, a kind that is not supported, or factors that do not
+            belong together.
     """
     folder = model_folder(path)
-    config = read_json_object(folder / ADAPTER_CONFIG)
+    config = read_json_object(inside(folder, ADAPTER_CONFIG))
     _refuse_kinds(folder, config)
     if not (folder / ADAPTER_WEIGHTS).is_file():
         pickled = (folder / "adapter_model.bin").is_file()
@@ -135,7 +141,7 @@ def open_adapter(path: Path) -> Adapter:
             )
             + " Save it again with PEFT's save_pretrained(safe_serialization=True)."
         )
-    header = read_header(folder / ADAPTER_WEIGHTS)
+    header = read_header(inside(folder, ADAPTER_WEIGHTS))
     factors: dict[str, dict[str, TensorInfo]] = {}
     replaced: dict[str, TensorInfo] = {}
     problems: list[str] = []
@@ -178,20 +184,23 @@ def _refuse_kinds(folder: Path, config: Mapping[str, Any]) -> None:
     reasons += [f"{key}: {why}" for key, why in _REFUSED.items() if config.get(key)]
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(_REFUSED_INIT):
-        reasons.append(f"init_lora_weights: {start} changed the base's own weights before training")
+        reasons.append(f"init_lora_weights: {start} changed the base's own weights first")
     if config.get("bias", "none") not in ("none", "all", "lora_only"):
         reasons.append(f"bias: {config.get('bias')!r}")
     if reasons:
         raise CheckpointError(
             f"{folder}: this kind of adapter is not supported:\n  "
             + "\n  ".join(reasons)
-            + "\nMerge it into its base with PEFT "
-            "(`PeftModel.from_pretrained(...).merge_and_unload().save_pretrained(OUT)`) and give that folder."
+            + "\nMerge it into its base with PEFT (`PeftModel.from_pretrained(...)"
+            ".merge_and_unload().save_pretrained(OUT)`) and give that folder."
         )
 
 
 def _pattern(table: Any, module: str, default: Any) -> Any:
-    """The value of a module in `rank_pattern` or `alpha_pattern`, as PEFT looks it up: the first key that ends the path."""
+    """The value of a module in `rank_pattern` or `alpha_pattern`, as PEFT looks it up.
+
+    The first key that, as a regular expression, matches the path or its end after a dot.
+    """
     for key, value in (table or {}).items():
         try:
             if re.match(rf"(.*\.)?({key})$", module):
@@ -229,28 +238,30 @@ def adapt(base: Checkpoint, adapter: Adapter) -> AdaptedCheckpoint:
     """The adapter on a base: every module found by its whole path, every shape checked.
 
     Raises:
-        CheckpointError: modules that the base does not have or whose shapes differ, all in one message.
+        CheckpointError: modules that the base does not have or whose shapes differ, all in one
+            message.
     """
     problems: list[str] = []
     factors: dict[str, LoraFactors] = {}
     replaced: dict[str, TensorInfo] = {}
-    turned = bool(adapter.config.get("fan_in_fan_out"))
     names = _by_suffix(base)
     for module, (a, b, scale) in adapter.modules.items():
         name = names.get(f"{module}.weight") or names.get(_inner(f"{module}.weight"))
         if name is None:
             problems.append(f"{module}: no such module in the base")
             continue
-        embedding = a.name.endswith("lora_embedding_A")
         straight, flipped = (b.shape[0], a.shape[1]), (a.shape[1], b.shape[0])
         shape = base.tensors[name].shape
-        if shape not in (straight, flipped):
+        transposed = _is_transposed(base, adapter, name, a, shape == flipped != straight)
+        needed = flipped if transposed else straight
+        if shape != needed:
             problems.append(
-                f"{name}: {list(shape)} in the base, the adapter's delta is {list(straight)}"
+                f"{name}: {list(shape)} in the base, the adapter's delta is {list(needed)}"
             )
-            continue
-        transposed = embedding or (turned if straight == flipped else shape == flipped)
-        factors[name] = LoraFactors(a, b, scale, transposed)
+        elif name in factors:
+            problems.append(f"{name}: two modules of the adapter ({module}) mean this one tensor")
+        else:
+            factors[name] = LoraFactors(a, b, scale, transposed)
     for name, tensor in adapter.replaced.items():
         found = names.get(name) or names.get(_inner(name))
         if found is None:
@@ -259,17 +270,35 @@ def adapt(base: Checkpoint, adapter: Adapter) -> AdaptedCheckpoint:
             )
         elif base.tensors[found].shape != tensor.shape:
             problems.append(
-                f"{found}: {list(base.tensors[found].shape)} in the base, {list(tensor.shape)} in the adapter"
+                f"{found}: {list(base.tensors[found].shape)} in the base, {list(tensor.shape)} in "
+                "the adapter"
             )
         else:
             replaced[found] = tensor
     if problems:
         raise CheckpointError(
             f"the adapter {adapter.path} does not fit the base {base.path} ({len(problems)} of "
-            f"{len(adapter.modules) + len(adapter.replaced)} modules):\n  " + "\n  ".join(problems[:20])
+            f"{len(adapter.modules) + len(adapter.replaced)} modules):\n  "
+            + "\n  ".join(problems[:20])
             + f"\nIt was trained on {adapter.base_name or 'a base that it does not name'}."
-        )  # fmt: skip
+        )
     return AdaptedCheckpoint(base, adapter, factors, replaced)
+
+
+def _is_transposed(
+    base: Checkpoint, adapter: Adapter, name: str, a: TensorInfo, looks_so: bool
+) -> bool:
+    """Whether a weight is stored as [in, out], so that the delta is (B A) transposed.
+
+    Embeddings always, GPT-2's Conv1D by name: PEFT's `fan_in_fan_out` is one flag for the whole
+    adapter and holds what its last module was. It only decides for square weights of other models.
+    """
+    if a.name.endswith("lora_embedding_A"):
+        return True
+    if base.config.get("model_type") in _CONV1D_MODELS:
+        return name.split(".")[-2] in _CONV1D_MODULES
+    square = len(set(base.tensors[name].shape)) == 1
+    return bool(adapter.config.get("fan_in_fan_out")) if square else looks_so
 
 
 def _inner(name: str) -> str:
@@ -278,7 +307,10 @@ def _inner(name: str) -> str:
 
 
 def _by_suffix(base: Checkpoint) -> dict[str, str]:
-    """Names as a loaded model has them -> names in the files: the same, or without the outermost module in either."""
+    """Names as a loaded model has them -> names in the files.
+
+    The same, or without the outermost module in either.
+    """
     table = {_inner(name): name for name in base.tensors if base.layers.of(name).block is not None}
     table.update({name: name for name in base.tensors})
     return table

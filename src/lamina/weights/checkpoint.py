@@ -1,8 +1,9 @@
 """Checkpoint: a model folder as a read-only mapping over safetensors, known from headers alone.
 
-Opens in milliseconds, holds no data, needs neither numpy nor torch. Accepts what transformers writes: `model.safetensors`, or
-shards with `model.safetensors.index.json`. Refuses pickles, and any file or link that leads out of the folder (the links of the
-hub's own cache excepted): transformers follows those, and a model folder from a stranger could so name any file of yours.
+Opens in milliseconds, holds no data, needs neither numpy nor torch. Accepts what transformers
+writes: `model.safetensors`, or shards with `model.safetensors.index.json`. Refuses pickles, and any
+file or link that leads out of the folder (the links of the hub's own cache excepted): transformers
+follows those, and a model folder from a stranger could so name any file of yours.
 """
 
 import hashlib
@@ -23,11 +24,12 @@ SINGLE = "model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 MAX_JSON_BYTES = 64_000_000
+POSITIONS = ("wpe", "embed_positions", "position_embeddings")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model folder: every tensor's place, shape and dtype; its config; what it says about its licence."""
+    """A model folder: every tensor's place, shape and dtype; its config; its licence."""
 
     path: Path
     tensors: Mapping[str, TensorInfo]
@@ -57,8 +59,10 @@ class Checkpoint:
     @property
     def architecture(self) -> str:
         """`LlamaForCausalLM`, or the model type, or `unknown`."""
-        names = self.config.get("architectures") or [self.config.get("model_type") or "unknown"]
-        return str(names[0])
+        names = self.config.get("architectures")
+        if isinstance(names, list) and names:
+            return str(names[0])
+        return str(self.config.get("model_type") or "unknown")
 
     @cached_property
     def license(self) -> str | None:
@@ -70,14 +74,15 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """The checkpoint in a folder, checked from its headers and config.
 
     Raises:
-        CheckpointError: no such folder, no safetensors in it, a bad index, header or config; all problems of a kind at once.
+        CheckpointError: no such folder, no safetensors in it, a bad index, header or config; all
+            problems of a kind at once.
     """
     folder = model_folder(path)
     if (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file():
         raise CheckpointError(f"{folder} is a LoRA adapter; a whole model is needed here.")
     config = read_config(folder)
     files, mapped = _weight_files(folder)
-    headers = tuple(read_header(_inside(folder, name)) for name in files)
+    headers = tuple(read_header(inside(folder, name)) for name in files)
     tensors: dict[str, TensorInfo] = {}
     twice: list[str] = []
     for header in headers:
@@ -97,6 +102,11 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{folder}: its safetensors hold no tensor at all.")
     checkpoint = Checkpoint(folder, tensors, headers, config)
     problems, warnings = config_problems(checkpoint)
+    if mapped is None and (folder / INDEX).is_file():
+        warnings.append(
+            f"{folder.name}: both {SINGLE} and {INDEX} are there; the single file is read, as "
+            "transformers does"
+        )
     if problems:
         raise CheckpointError(
             f"{folder}: config.json does not fit the tensors:\n  " + "\n  ".join(problems)
@@ -110,7 +120,7 @@ def model_folder(path: Path) -> Path:
     Raises:
         CheckpointError: it does not exist or is not a folder.
     """
-    if not path.exists():
+    if not exists(path):
         raise CheckpointError(
             f"{path} does not exist. Give the folder of a model, or a hub name such as `org/model`."
         )
@@ -119,6 +129,14 @@ def model_folder(path: Path) -> Path:
             f"{path} is a file; give the model's folder, with its config.json and safetensors."
         )
     return path
+
+
+def exists(path: Path) -> bool:
+    """Whether there is something of that name; a name that no file can have does not exist."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 def read_config(folder: Path) -> Mapping[str, Any]:
@@ -131,7 +149,7 @@ def read_config(folder: Path) -> Mapping[str, Any]:
         raise CheckpointError(
             f"{folder} has no config.json, so it is not a model folder that transformers can load."
         )
-    return read_json_object(folder / "config.json")
+    return read_json_object(inside(folder, "config.json"))
 
 
 def read_json_object(file: Path) -> dict[str, Any]:
@@ -157,8 +175,8 @@ def read_json_object(file: Path) -> dict[str, Any]:
 
 def _weight_files(folder: Path) -> tuple[list[str], dict[str, str] | None]:
     """The names of the weight files, and the index's map of tensors where there is an index."""
-    if (folder / INDEX).is_file():
-        weight_map = read_json_object(folder / INDEX).get("weight_map")
+    if (folder / INDEX).is_file() and not (folder / SINGLE).is_file():
+        weight_map = read_json_object(inside(folder, INDEX)).get("weight_map")
         if not isinstance(weight_map, dict) or not all(
             isinstance(v, str) for v in weight_map.values()
         ):
@@ -169,14 +187,16 @@ def _weight_files(folder: Path) -> tuple[list[str], dict[str, str] | None]:
         bad = [name for name in names if not _plain(name)]
         if bad:
             raise CheckpointError(
-                f"{folder / INDEX} names files outside of the model folder: {', '.join(map(repr, bad[:5]))}. "
-                "A plain file name is needed; do not use this model unless you know who made it."
+                f"{folder / INDEX} names what is no safetensors file of the model folder: "
+                f"{', '.join(f'{name!r:.80}' for name in bad[:5])}. A plain file name such as "
+                "`model-00001-of-00002.safetensors` is needed; do not use this model unless you "
+                "know who made it."
             )
-        missing = [name for name in names if not (folder / name).exists()]
+        missing = [name for name in names if not exists(folder / name)]
         if missing:
             raise CheckpointError(
-                f"{folder}: {len(missing)} of {len(names)} shards of the index are missing: {', '.join(missing[:5])}. "
-                "Download them again."
+                f"{folder}: {len(missing)} of {len(names)} shards of the index are missing: "
+                f"{', '.join(missing[:5])}. Download them again."
             )
         return names, weight_map
     if (folder / SINGLE).is_file():
@@ -188,31 +208,32 @@ def _weight_files(folder: Path) -> tuple[list[str], dict[str, str] | None]:
         return others, None
     if others:
         raise CheckpointError(
-            f"{folder} has {len(others)} safetensors files ({', '.join(others[:3])}, ...) and no {INDEX} that says which belong "
-            "together. Download the index too."
+            f"{folder} has {len(others)} safetensors files ({', '.join(others[:3])}, ...) and no "
+            f"{INDEX} that says which belong together. Download the index too."
         )
     pickles = sorted(
         file.name for pattern in ("*.bin", "*.pt", "*.pth") for file in folder.glob(pattern)
     )
     if pickles:
         raise CheckpointError(
-            f"{folder} has only pickled weights ({', '.join(pickles[:3])}), which can run code when opened: refused. {CONVERT}"
+            f"{folder} has only pickled weights ({', '.join(pickles[:3])}), which can run code "
+            f"when opened: refused. {CONVERT}"
         )
     raise CheckpointError(f"{folder} has no safetensors weights ({SINGLE} or {INDEX}).")
 
 
 def _plain(name: str) -> bool:
-    return (
-        bool(name)
-        and "/" not in name
-        and "\\" not in name
-        and "\0" not in name
-        and name not in (".", "..")
-    )
+    """Whether a shard's name is one of a file in the folder itself, and of a safetensors file."""
+    good = "/" not in name and "\\" not in name and name.isprintable()
+    return good and name.endswith(".safetensors")
 
 
-def _inside(folder: Path, name: str) -> Path:
-    """The file, after making sure that its link, if it is one, stays in the folder or in the hub cache's own blobs."""
+def inside(folder: Path, name: str) -> Path:
+    """A file of a model folder; if it is a link, one that stays there or in the hub cache's blobs.
+
+    Raises:
+        CheckpointError: the link leads elsewhere.
+    """
     file, home = folder / name, folder.resolve()
     real = file.resolve()
     if real.is_relative_to(home):
@@ -221,7 +242,8 @@ def _inside(folder: Path, name: str) -> Path:
     if hub and real.is_relative_to(home.parent.parent / "blobs"):
         return file
     raise CheckpointError(
-        f"{file} is a link out of the model folder, to {real}: refused. Copy the file into the folder if you trust it."
+        f"{file} is a link out of the model folder, to {real}: refused. Copy the file into the "
+        "folder if you trust it."
     )
 
 
@@ -251,13 +273,15 @@ def _first(config: Mapping[str, Any], *keys: str) -> int | None:
 
 
 def embedding_name(checkpoint: Checkpoint) -> str | None:
-    """The token embedding: the embedding tensor with the most rows that is not a table of positions."""
+    """The token embedding: the one with the most rows that is not a table of positions."""
     layers = checkpoint.layers
     found = [
         tensor
         for name, tensor in checkpoint.tensors.items()
-        if layers.of(name).role == "embedding" and layers.of(name).block is None and len(tensor.shape) == 2
-        and layers.of(name).module.split(".")[-1] not in ("wpe", "embed_positions", "position_embeddings")
+        if layers.of(name).role == "embedding"
+        and layers.of(name).block is None
+        and len(tensor.shape) == 2
+        and layers.of(name).module.split(".")[-1] not in POSITIONS
     ]  # fmt: skip
     return max(found, key=lambda tensor: tensor.shape[0]).name if found else None
 
@@ -304,7 +328,8 @@ def config_problems(checkpoint: Checkpoint) -> tuple[list[str], list[str]]:
         )
     if tied is True and head is not None:
         warnings.append(
-            f"{checkpoint.path.name}: {head} is in the files although config.json ties it to the embedding"
+            f"{checkpoint.path.name}: {head} is in the files although config.json ties it to the "
+            "embedding"
         )
     return problems, warnings
 

@@ -1,21 +1,32 @@
-"""The fused kernels: k inputs of any of three dtypes in, fp32 inside, rounded once, sums and checksums on the way.
+"""The fused kernels: k inputs of any of three dtypes in, fp32 inside, rounded once.
 
-One call works on one chunk (a megabyte or so) block by block; a block's buffers stay in the first-level cache, so the memory
-sees each input once and the output once. All kernels release the GIL and are compiled once per machine (numba's cache).
+One call works on one chunk (a megabyte or so) block by block; a block's buffers stay in the
+first-level cache, so the memory sees each input once and the output once. Sums and checksums are
+taken on the way. All kernels release the GIL and are compiled once per machine (`compiled`).
 
-    combine    the update of every merge method: weighted, masked or elected deltas added to a target
-    gram       A = <u,u>, B_k = <t_k,t_k>, C_k = <t_k,u> of LATA in one pass over (base, instruct, experts)
-    count_*    histograms of |delta| for an exact magnitude threshold without sorting
+    combine            the update of every merge method: weighted, masked or elected deltas
+    gram               A = <u,u>, B_k = <t_k,t_k>, C_k = <t_k,u> of LATA in one pass
+    count_magnitudes   histograms of |delta| for an exact magnitude threshold without sorting
 """
 
-import numba as nb
 import numpy as np
 
-from lamina.weights import lanes as ln
+from lamina.weights.blocks import (
+    compare,
+    count_nonfinite,
+    drop,
+    elect_signs,
+    item_bytes,
+    load,
+    load_delta,
+    padded,
+    scale_by,
+    store,
+    trim,
+)
+from lamina.weights.compiled import kernel
 from lamina.weights.lanes import (
-    BF16,
     BLOCK,
-    F16,
     LANES,
     add_products,
     add_scaled,
@@ -26,163 +37,37 @@ from lamina.weights.lanes import (
 )
 
 WHOLE, TRIM, DROP = 0, 1, 2
-"""What happens to a delta before it is weighted: nothing, magnitude trim (TIES), random drop (DARE)."""
+"""What happens to a delta before it is weighted: nothing, trim (TIES), random drop (DARE)."""
 
 CHANGED, VANISHED, NONFINITE_OUT, NONFINITE_IN = 0, 1, 2, 3
-"""Columns of `counts`; NONFINITE_IN + k belongs to expert k, NONFINITE_IN + num_experts to the target."""
+"""Columns of `counts`; NONFINITE_IN + k belongs to expert k, NONFINITE_IN + num_experts to the
+target."""
 
 _ABS = np.uint32(0x7FFFFFFF)
-_INF = np.uint32(0x7F800000)
 
 
-@nb.njit(nogil=True)
-def item_bytes(dtype):
-    return 2 if dtype == BF16 or dtype == F16 else 4
-
-
-@nb.njit(nogil=True)
-def _padded(address, dtype, m, pad):
-    """The address of a whole block: itself, or, where only m elements are left, a copy of them padded by zeros."""
-    if m == BLOCK:
-        return np.uintp(address)
-    pad[:] = np.uint8(0)
-    copy_bytes(address, pad.ctypes.data, m * item_bytes(dtype))
-    return np.uintp(pad.ctypes.data)
-
-
-@nb.njit(nogil=True)
-def load(address, dtype, values):
-    """values = the BLOCK elements at an address, in fp32."""
-    if dtype == BF16:
-        ln.load_bf16(address, values.ctypes.data)
-    elif dtype == F16:
-        ln.load_f16(address, values.ctypes.data)
-    else:
-        ln.load_f32(address, values.ctypes.data)
-
-
-@nb.njit(nogil=True)
-def load_delta(address, dtype, reference, delta):
-    """delta = the BLOCK elements at an address minus the reference, in fp32."""
-    if dtype == BF16:
-        ln.delta_bf16(address, reference.ctypes.data, delta.ctypes.data)
-    elif dtype == F16:
-        ln.delta_f16(address, reference.ctypes.data, delta.ctypes.data)
-    else:
-        ln.delta_f32(address, reference.ctypes.data, delta.ctypes.data)
-
-
-@nb.njit(nogil=True)
-def store(values, address, dtype):
-    """Round BLOCK fp32 values to nearest even and put them at an address."""
-    if dtype == BF16:
-        ln.store_bf16(values.ctypes.data, address)
-    elif dtype == F16:
-        ln.store_f16(values.ctypes.data, address)
-    else:
-        ln.store_f32(values.ctypes.data, address)
-
-
-@nb.njit(nogil=True)
-def count_nonfinite(values):
-    count = np.uint32(0)
-    for i in range(BLOCK):
-        count += np.uint32((bits(values[i]) & _ABS) >= _INF)
-    return np.int64(count)
-
-
-@nb.njit(nogil=True)
-def _compare(out, kept, update, dtype, counts):
-    """Count the elements that changed, that should have and vanished in rounding, and that are not finite."""
-    if dtype == BF16:
-        ln.compare_bf16(out, kept, update.ctypes.data, counts.ctypes.data)
-    elif dtype == F16:
-        ln.compare_f16(out, kept, update.ctypes.data, counts.ctypes.data)
-    else:
-        ln.compare_f32(out, kept, update.ctypes.data, counts.ctypes.data)
-
-
-@nb.njit(nogil=True)
-def trim(delta, threshold, quota):
-    """Zero what is below the threshold (|.| as 32 bits); of what equals it keep the first `quota`. Returns the quota left."""
-    equal = np.uint32(0)
-    for i in range(BLOCK):
-        equal += np.uint32((bits(delta[i]) & _ABS) == threshold)
-    if equal == 0 or quota >= equal:
-        for i in range(BLOCK):
-            delta[i] = delta[i] if (bits(delta[i]) & _ABS) >= threshold else np.float32(0.0)
-        return quota - np.int64(equal)
-    if quota == 0:
-        for i in range(BLOCK):
-            delta[i] = delta[i] if (bits(delta[i]) & _ABS) > threshold else np.float32(0.0)
-        return quota
-    for i in range(BLOCK):
-        magnitude = bits(delta[i]) & _ABS
-        if magnitude == threshold and quota > 0:
-            quota -= 1
-        elif magnitude <= threshold:
-            delta[i] = np.float32(0.0)
-    return quota
-
-
-@nb.njit(nogil=True)
-def drop(delta, key, first, keep_below):
-    """Keep an element if a hash of (key, element number) is small: no state, so any order and any threads give the same."""
-    for i in range(BLOCK):
-        h = (first + np.uint64(i)) * np.uint64(0x9E3779B97F4A7C15) + key
-        h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        h = h ^ (h >> np.uint64(31))
-        delta[i] = delta[i] if (h >> np.uint64(32)) < keep_below else np.float32(0.0)
-
-
-@nb.njit(nogil=True)
-def scale_by(values, factor):
-    for i in range(BLOCK):
-        values[i] = values[i] * factor
-
-
-@nb.njit(nogil=True)
-def _elect(weighted, weights, normalize, mass, divisor, total):
-    """TIES: keep what agrees with the sign of the sum of weighted deltas; if `normalize`, divide by the weights that agree."""
-    num = weighted.shape[0]
-    mass[:] = np.float32(0.0)
-    divisor[:] = np.float32(0.0)
-    for k in range(num):
-        for i in range(BLOCK):
-            mass[i] += weighted[k, i]
-    for k in range(num):
-        weight = weights[k]
-        for i in range(BLOCK):
-            value = weighted[k, i]
-            agrees = (value > 0) if mass[i] >= 0 else (value < 0)
-            total[i] += value if agrees else np.float32(0.0)
-            divisor[i] += weight if agrees else np.float32(0.0)
-    if normalize:
-        for i in range(BLOCK):
-            total[i] = total[i] / (divisor[i] if divisor[i] != 0 else np.float32(1.0))
-
-
-@nb.njit(nogil=True, cache=True)
+@kernel
 def combine(
-    n, first, target, target_dtype, reference, reference_dtype, experts, dtypes, limits, scales, modes, thresholds, quotas,
-    keys, rescales, weights, elect, normalize, divisor, factor, out, out_dtype, hashes, hash_inputs, sums, counts,
+    n, first, target, target_dtype, reference, reference_dtype, experts, dtypes, limits, scales,
+    modes, thresholds, quotas, keys, rescales, weights, elect, normalize, divisor, factor, out,
+    out_dtype, hashes, hash_inputs, sums, counts,
 ):  # fmt: skip
-    """out = target + factor * sum_k weights_k * sparse_k(scales_k * (expert_k - reference)) / divisor, for n elements.
+    """n elements of a merge, rounded once; delta_k = expert_k - reference:
 
-    Shapes: experts, dtypes, scales, modes, thresholds, quotas, keys, rescales, weights (K,); hashes (K + 3, 32): the
-    experts, target, reference, output; sums (K + 2,) fp64: |delta_k|^2, |update|^2, |target|^2; counts (4 + K,): see above.
-    An address of 0 means zeros (a linear merge has neither target nor reference); the reference may be the target's address.
-    `first` is the chunk's first element; `limits` (K + 1,) how many of
-    the n elements expert k, and last the reference, have (a smaller vocabulary ends earlier).
-    `elect` is TIES' sign election, over the weighted deltas. `quotas` go down as equal magnitudes are kept.
+        out = target + factor * sum_k weights_k * sparse_k(scales_k * delta_k) / divisor
+
+    Shapes: experts, dtypes, scales, modes, thresholds, quotas, keys, rescales, weights (K,);
+    hashes (K + 3, 32): the experts, target, reference, output; sums (K + 2,) fp64: |delta_k|^2,
+    |update|^2, |target|^2; counts (4 + K,): see above. `first` is the chunk's first element;
+    `limits` (K + 1,) how many of the n elements expert k, and last the reference, have (a smaller
+    vocabulary ends earlier). An address of 0 means zeros (a linear merge has neither target nor
+    reference); the reference may be the target's address. `elect` is TIES' sign election, over the
+    weighted deltas. `quotas` go down as equal magnitudes are kept. Where the update is zero the
+    target's very value stays, -0.0 too.
     """
     num = experts.shape[0]
-    base, kept, update = (
-        np.zeros(BLOCK, np.float32),
-        np.zeros(BLOCK, np.float32),
-        np.zeros(BLOCK, np.float32),
-    )
+    base, kept = np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.float32)
+    update = np.zeros(BLOCK, np.float32)
     result, rounded = np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.float32)
     mass, share = np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.float32)
     deltas = np.zeros((num if elect else 1, BLOCK), np.float32)
@@ -192,7 +77,7 @@ def combine(
         m = min(BLOCK, n - start)
         target_at = target
         if target != 0:
-            target_at = _padded(
+            target_at = padded(
                 target + np.uintp(start * item_bytes(target_dtype)), target_dtype, m, pads[num]
             )
             load(target_at, target_dtype, kept)
@@ -201,10 +86,12 @@ def combine(
         have = min(m, limits[num] - start)
         if reference != 0 and not same and have > 0:
             at = reference + np.uintp(start * item_bytes(reference_dtype))
-            at = _padded(at, reference_dtype, have, pads[num + 1])
+            at = padded(at, reference_dtype, have, pads[num + 1])
             load(at, reference_dtype, base)
             if hash_inputs:
                 hash_bytes(at, have * item_bytes(reference_dtype), hashes[num + 1])
+        elif reference != 0 and not same:
+            base[:] = np.float32(0.0)
         origin = kept if same else base
         update[:] = np.float32(0.0)
         for k in range(num):
@@ -213,7 +100,7 @@ def combine(
             if have <= 0 or experts[k] == 0:
                 delta[:] = np.float32(0.0)
                 continue
-            at = _padded(
+            at = padded(
                 experts[k] + np.uintp(start * item_bytes(dtypes[k])), dtypes[k], have, pads[k]
             )
             load_delta(at, dtypes[k], origin, delta)
@@ -221,7 +108,7 @@ def combine(
             if hash_inputs:
                 hash_bytes(at, have * item_bytes(dtypes[k]), hashes[k])
             sums[k] += block_squares(delta, lanes)
-            if modes[k] != WHOLE:
+            if modes[k] != WHOLE or elect:
                 counts[NONFINITE_IN + k] += count_nonfinite(delta)
             if scales[k] != np.float32(1.0):
                 scale_by(delta, scales[k])
@@ -236,31 +123,31 @@ def combine(
             else:
                 add_scaled(update.ctypes.data, delta.ctypes.data, weights[k])
         if elect:
-            _elect(deltas, weights, normalize, mass, share, update)
+            elect_signs(deltas, weights, normalize, mass, share, update)
         if divisor != np.float32(1.0):
             for i in range(BLOCK):
                 update[i] = update[i] / divisor
         if factor != np.float32(1.0):
             scale_by(update, factor)
         for i in range(BLOCK):
-            result[i] = kept[i] + update[i]
+            result[i] = kept[i] + update[i] if update[i] != 0 else kept[i]
         whole = m == BLOCK
         real_out = out + np.uintp(start * item_bytes(out_dtype))
         out_at = real_out if whole else np.uintp(pads[num + 2].ctypes.data)
         store(result, out_at, out_dtype)
         before = np.int64(counts[NONFINITE_OUT])
         if target != 0 and target_dtype == out_dtype:
-            _compare(out_at, target_at, update, out_dtype, counts)
+            compare(out_at, target_at, update, out_dtype, counts)
         else:
             store(kept, np.uintp(rounded.ctypes.data), out_dtype)
-            _compare(out_at, np.uintp(rounded.ctypes.data), update, out_dtype, counts)
+            compare(out_at, np.uintp(rounded.ctypes.data), update, out_dtype, counts)
         if counts[NONFINITE_OUT] > before:
             counts[NONFINITE_IN + num] += count_nonfinite(kept)
             for k in range(num):
                 have = min(m, limits[k] - start)
-                if have > 0 and experts[k] != 0 and modes[k] == WHOLE:
+                if have > 0 and experts[k] != 0 and modes[k] == WHOLE and not elect:
                     at = experts[k] + np.uintp(start * item_bytes(dtypes[k]))
-                    load(_padded(at, dtypes[k], have, pads[k]), dtypes[k], result)
+                    load(padded(at, dtypes[k], have, pads[k]), dtypes[k], result)
                     counts[NONFINITE_IN + k] += count_nonfinite(result)
         sums[num] += block_squares(update, lanes)
         sums[num + 1] += block_squares(kept, lanes)
@@ -269,15 +156,17 @@ def combine(
             copy_bytes(out_at, real_out, m * item_bytes(out_dtype))
 
 
-@nb.njit(nogil=True, cache=True)
+@kernel
 def gram(
     n, base, base_dtype, instruct, instruct_dtype, experts, dtypes, limits, hashes, sums, counts
 ):
-    """Add A = <u,u>, B_k = <t_k,t_k>, C_k = <t_k,u> over n elements; u = instruct - base, t_k = expert_k - instruct.
+    """Add A = <u,u>, B_k = <t_k,t_k>, C_k = <t_k,u> over n elements.
 
-    LATA eq. 4, 6, 7 (c = u + t is never formed). sums (1 + 2K, 32) fp64 lanes: A, then B_k, C_k; products in fp32.
-    hashes (K + 2, 32): the experts, the instruct model, the base; counts (K + 2,): values that are not finite, same order.
-    The address 0 for the base stands for zeros. `limits` (K + 1,) as in `combine`, the last one for the base.
+    u = instruct - base, t_k = expert_k - instruct: LATA eq. 4, 6, 7 (c = u + t is never formed).
+    sums (1 + 2K, 32) fp64 lanes: A, then B_k, C_k; products in fp32. hashes (K + 2, 32): the
+    experts, the instruct model, the base; counts (K + 2,): values that are not finite, same order.
+    The address 0 for the base stands for zeros. `limits` (K + 1,) as in `combine`, the last one for
+    the base.
     """
     num = experts.shape[0]
     origin, values = np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.float32)
@@ -285,7 +174,7 @@ def gram(
     pads, lanes = np.zeros((num + 2, 4 * BLOCK), np.uint8), np.zeros(LANES, np.float32)
     for start in range(0, n, BLOCK):
         m = min(BLOCK, n - start)
-        at = _padded(
+        at = padded(
             instruct + np.uintp(start * item_bytes(instruct_dtype)), instruct_dtype, m, pads[num]
         )
         load(at, instruct_dtype, values)
@@ -293,7 +182,7 @@ def gram(
         vector[:] = values
         have = min(m, limits[num] - start)
         if base != 0 and have > 0:
-            at = _padded(
+            at = padded(
                 base + np.uintp(start * item_bytes(base_dtype)), base_dtype, have, pads[num + 1]
             )
             load(at, base_dtype, origin)
@@ -311,7 +200,7 @@ def gram(
             have = min(m, limits[k] - start)
             if have <= 0:
                 continue
-            at = _padded(
+            at = padded(
                 experts[k] + np.uintp(start * item_bytes(dtypes[k])), dtypes[k], have, pads[k]
             )
             load_delta(at, dtypes[k], values, delta)
@@ -324,12 +213,13 @@ def gram(
                 counts[k] += count_nonfinite(delta)
 
 
-@nb.njit(nogil=True, cache=True)
+@kernel
 def count_magnitudes(n, reference, reference_dtype, expert, dtype, scale, histogram, within):
-    """Histogram |scale * (expert - reference)| by the upper 16 bits of its fp32 form, or the lower 16 within one upper half.
+    """Histogram |scale * (expert - reference)| by the halves of its fp32 form.
 
-    histogram (65536,) int64. within < 0: bin = bits >> 16 (32,768 bins are used). within >= 0: only elements whose upper bits
-    equal it, bin = bits & 0xffff. Two passes give the exact k-th largest magnitude, for any number of tensors together.
+    histogram (65536,) int64. within < 0: bin = bits >> 16 (32,768 bins are used). within >= 0: only
+    elements whose upper bits equal it, bin = bits & 0xffff. Two passes give the exact k-th largest
+    magnitude, for any number of tensors together.
     """
     origin, delta = np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.float32)
     pads = np.zeros((2, 4 * BLOCK), np.uint8)
@@ -337,9 +227,9 @@ def count_magnitudes(n, reference, reference_dtype, expert, dtype, scale, histog
         m = min(BLOCK, n - start)
         if reference != 0:
             at = reference + np.uintp(start * item_bytes(reference_dtype))
-            load(_padded(at, reference_dtype, m, pads[0]), reference_dtype, origin)
+            load(padded(at, reference_dtype, m, pads[0]), reference_dtype, origin)
         at = expert + np.uintp(start * item_bytes(dtype))
-        load_delta(_padded(at, dtype, m, pads[1]), dtype, origin, delta)
+        load_delta(padded(at, dtype, m, pads[1]), dtype, origin, delta)
         if scale != np.float32(1.0):
             scale_by(delta, scale)
         for i in range(m):
@@ -350,19 +240,20 @@ def count_magnitudes(n, reference, reference_dtype, expert, dtype, scale, histog
                 histogram[word & np.uint32(0xFFFF)] += 1
 
 
-@nb.njit(nogil=True, cache=True)
+@kernel
 def add_lora(n, first, columns, base, base_dtype, left, right, values):
-    """values[:n] = base + (left @ right) for n elements from element `first` of a matrix with `columns` columns; fp32.
+    """values[:n] = base + (left @ right), from element `first` of a matrix of `columns` columns.
 
-    left (rows, r), right (r, columns) fp32; the scale is in `left`. Terms are added in the order of the rank and the sum then to
-    the base, so the result does not depend on where a chunk begins.
+    left (rows, r), right (r, columns) fp32, the scale is in one of them. Terms are added in the
+    order of the rank and the sum then to the base, so the result does not depend on where a chunk
+    begins.
     """
     pad = np.zeros(4 * BLOCK, np.uint8)
     block, delta = np.zeros(BLOCK, np.float32), np.zeros(columns, np.float32)
     for start in range(0, n, BLOCK):
         m = min(BLOCK, n - start)
         load(
-            _padded(base + np.uintp(start * item_bytes(base_dtype)), base_dtype, m, pad),
+            padded(base + np.uintp(start * item_bytes(base_dtype)), base_dtype, m, pad),
             base_dtype,
             block,
         )
@@ -382,35 +273,38 @@ def add_lora(n, first, columns, base, base_dtype, left, right, values):
         done += width
 
 
-@nb.njit(nogil=True, cache=True)
+@kernel
 def checksum(address, num_bytes, lanes):
-    """Take bytes into the lanes of a checksum; every call but a tensor's last brings whole stripes."""
+    """Take bytes into a checksum's lanes; every call but a tensor's last brings whole stripes."""
     hash_bytes(address, num_bytes, lanes)
 
 
-@nb.njit(nogil=True, cache=True)
+@kernel
 def to_f32(n, address, dtype, values):
     """values[:n] = n elements at an address, in fp32."""
     pad, block = np.zeros(4 * BLOCK, np.uint8), np.zeros(BLOCK, np.float32)
     for start in range(0, n, BLOCK):
         m = min(BLOCK, n - start)
-        at = _padded(address + np.uintp(start * item_bytes(dtype)), dtype, m, pad)
+        at = padded(address + np.uintp(start * item_bytes(dtype)), dtype, m, pad)
         load(at, dtype, block)
         values[start : start + m] = block[:m]
 
 
-@nb.njit(nogil=True, cache=True)
+@kernel
 def sum_magnitudes(n, reference, reference_dtype, expert, dtype, scale, threshold, quota, sums):
-    """sums[0] += |delta|, sums[1] += |delta| after `trim`, over n elements, fp64. Returns the quota left."""
+    """sums[0] += |delta|, sums[1] += |delta| after `trim`, over n elements, fp64.
+
+    Returns the quota left.
+    """
     origin, delta = np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.float32)
     pads = np.zeros((2, 4 * BLOCK), np.uint8)
     for start in range(0, n, BLOCK):
         m = min(BLOCK, n - start)
         if reference != 0:
             at = reference + np.uintp(start * item_bytes(reference_dtype))
-            load(_padded(at, reference_dtype, m, pads[0]), reference_dtype, origin)
+            load(padded(at, reference_dtype, m, pads[0]), reference_dtype, origin)
         at = expert + np.uintp(start * item_bytes(dtype))
-        load_delta(_padded(at, dtype, m, pads[1]), dtype, origin, delta)
+        load_delta(padded(at, dtype, m, pads[1]), dtype, origin, delta)
         delta[m:] = np.float32(0.0)
         if scale != np.float32(1.0):
             scale_by(delta, scale)
@@ -422,7 +316,7 @@ def sum_magnitudes(n, reference, reference_dtype, expert, dtype, scale, threshol
     return quota
 
 
-@nb.njit(nogil=True, cache=True)
+@kernel
 def products(n, first, first_dtype, second, second_dtype, sums):
     """sums (3, 32) fp64 lanes += <a,a>, <b,b>, <a,b> over n elements; products in fp32."""
     a, b = np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.float32)
@@ -430,9 +324,9 @@ def products(n, first, first_dtype, second, second_dtype, sums):
     for start in range(0, n, BLOCK):
         m = min(BLOCK, n - start)
         at = first + np.uintp(start * item_bytes(first_dtype))
-        load(_padded(at, first_dtype, m, pads[0]), first_dtype, a)
+        load(padded(at, first_dtype, m, pads[0]), first_dtype, a)
         at = second + np.uintp(start * item_bytes(second_dtype))
-        load(_padded(at, second_dtype, m, pads[1]), second_dtype, b)
+        load(padded(at, second_dtype, m, pads[1]), second_dtype, b)
         add_products(a, a, sums[0])
         add_products(b, b, sums[1])
         add_products(a, b, sums[2])

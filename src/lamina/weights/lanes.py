@@ -1,10 +1,12 @@
-"""One block of elements at a time, as LLVM vectors: conversions, sums, comparisons and checksums that every kernel is made of.
+"""One block of elements at a time, as LLVM vectors: what every kernel is made of.
 
-numba widens 16- and 32-bit integers to 64 bits, which costs a factor of three in loops such as rounding to bf16; here each loop
-is written as vectors of 32 lanes, which LLVM splits into what the machine has. So the order of every sum, and with it every
-bit, is the same on every machine and for any number of threads. No fast-math, no contraction.
+numba widens 16- and 32-bit integers to 64 bits, which costs a factor of three in loops such as
+rounding to bf16; here each loop is written as vectors of 32 lanes, which LLVM splits into what the
+machine has. So the order of every sum, and with it every bit, is the same on every machine and for
+any number of threads. No fast-math, no contraction.
 
-Everything takes addresses of whole blocks of BLOCK elements, aligned to one element at least.
+Everything takes addresses of whole blocks of BLOCK elements, aligned or not: a safetensors file may
+put a tensor at any byte.
 """
 
 from collections.abc import Callable
@@ -21,13 +23,18 @@ F32, F16, BF16 = 0, 1, 2
 """Codes of the three dtypes a kernel reads and writes."""
 
 BLOCK = 2048
-"""Elements worked on at a time: every fp32 buffer of a block (8 KB) stays in the first-level cache."""
+"""Elements worked on at a time: an fp32 buffer of a block (8 KB) stays in the first-level cache."""
 LANES = 32
 STRIPE_BYTES = 8 * LANES
 """A checksum runs over stripes of this size: 32 lanes of 64-bit words."""
 
 _I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _FLOAT, _DOUBLE, _HALF = ir.FloatType(), ir.DoubleType(), ir.HalfType()
+
+
+def inlined(codegen: Callable[..., Any]) -> Any:
+    """A function whose LLVM code we write ourselves; its first argument is the compiler's."""
+    return intrinsic(codegen)
 
 
 def _vector(kind: ir.Type) -> ir.VectorType:
@@ -38,8 +45,8 @@ def _full(value: float, kind: ir.Type) -> ir.Constant:
     return ir.Constant(_vector(kind), [value] * LANES)
 
 
-def _splat(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
-    empty = ir.Constant(_vector(value.type), ir.Undefined)
+def _splat(builder: ir.IRBuilder, value: ir.Value, kind: ir.Type) -> ir.Value:
+    empty = ir.Constant(_vector(kind), ir.Undefined)
     first = builder.insert_element(empty, value, ir.Constant(_I32, 0))
     return builder.shuffle_vector(first, empty, ir.Constant(_vector(_I32), [0] * LANES))
 
@@ -54,12 +61,12 @@ def _each(builder: ir.IRBuilder, body: Callable[[Any], None], num: Any = BLOCK /
         body(loop.index)
 
 
-def _get(builder: ir.IRBuilder, pointer: ir.Value, index: ir.Value, align: int = 2) -> ir.Value:
+def _get(builder: ir.IRBuilder, pointer: ir.Value, index: ir.Value, align: int = 1) -> ir.Value:
     return builder.load(builder.gep(pointer, [index]), align=align)
 
 
 def _put(
-    builder: ir.IRBuilder, value: ir.Value, pointer: ir.Value, index: ir.Value, align: int = 2
+    builder: ir.IRBuilder, value: ir.Value, pointer: ir.Value, index: ir.Value, align: int = 1
 ) -> None:
     builder.store(value, builder.gep(pointer, [index]), align=align)
 
@@ -93,19 +100,16 @@ def _narrow(builder: ir.IRBuilder, value: ir.Value, dtype: int) -> ir.Value:
 
 
 def _load(dtype: int) -> Any:
-    @intrinsic
+    @inlined
     def load(typing_context, address, values):
         def codegen(context, builder, signature, args):
-            source, target = (
-                _pointer(builder, args[0], _STORAGE[dtype]),
-                _pointer(builder, args[1], _FLOAT),
-            )
-            _each(
-                builder,
-                lambda i: _put(
-                    builder, _widen(builder, _get(builder, source, i), dtype), target, i
-                ),
-            )
+            source = _pointer(builder, args[0], _STORAGE[dtype])
+            target = _pointer(builder, args[1], _FLOAT)
+
+            def body(i: Any) -> None:
+                _put(builder, _widen(builder, _get(builder, source, i), dtype), target, i)
+
+            _each(builder, body)
             return context.get_dummy_value()
 
         return types.void(types.uintp, types.uintp), codegen
@@ -114,7 +118,7 @@ def _load(dtype: int) -> Any:
 
 
 def _load_delta(dtype: int) -> Any:
-    @intrinsic
+    @inlined
     def load_delta(typing_context, address, reference, delta):
         def codegen(context, builder, signature, args):
             source = _pointer(builder, args[0], _STORAGE[dtype])
@@ -133,19 +137,16 @@ def _load_delta(dtype: int) -> Any:
 
 
 def _store(dtype: int) -> Any:
-    @intrinsic
+    @inlined
     def store(typing_context, values, address):
         def codegen(context, builder, signature, args):
-            source, target = (
-                _pointer(builder, args[0], _FLOAT),
-                _pointer(builder, args[1], _STORAGE[dtype]),
-            )
-            _each(
-                builder,
-                lambda i: _put(
-                    builder, _narrow(builder, _get(builder, source, i), dtype), target, i
-                ),
-            )
+            source = _pointer(builder, args[0], _FLOAT)
+            target = _pointer(builder, args[1], _STORAGE[dtype])
+
+            def body(i: Any) -> None:
+                _put(builder, _narrow(builder, _get(builder, source, i), dtype), target, i)
+
+            _each(builder, body)
             return context.get_dummy_value()
 
         return types.void(types.uintp, types.uintp), codegen
@@ -158,7 +159,7 @@ def _compare(dtype: int) -> Any:
     kind = _I32 if dtype == F32 else _I16
     infinity = {F32: 0x7F800000, F16: 0x7C00, BF16: 0x7F80}[dtype]
 
-    @intrinsic
+    @inlined
     def compare(typing_context, out, kept, update, counts):
         def codegen(context, builder, signature, args):
             a, b = _pointer(builder, args[0], kind), _pointer(builder, args[1], kind)
@@ -202,13 +203,13 @@ store_f32, store_f16, store_bf16 = _store(F32), _store(F16), _store(BF16)
 compare_f32, compare_f16, compare_bf16 = _compare(F32), _compare(F16), _compare(BF16)
 
 
-@intrinsic
+@inlined
 def add_scaled(typing_context, update, delta, weight):
     """update += delta * weight, product and sum each rounded."""
 
     def codegen(context, builder, signature, args):
         total, values = (_pointer(builder, a, _FLOAT) for a in args[:2])
-        factor = _splat(builder, args[2])
+        factor = _splat(builder, args[2], _FLOAT)
 
         def body(i: Any) -> None:
             term = builder.fmul(_get(builder, values, i), factor)
@@ -220,7 +221,7 @@ def add_scaled(typing_context, update, delta, weight):
     return types.void(types.uintp, types.uintp, types.float32), codegen
 
 
-@intrinsic
+@inlined
 def bits(typing_context, value):
     """The 32 bits of an fp32 value."""
 
@@ -231,7 +232,7 @@ def bits(typing_context, value):
 
 
 def _product(wide: bool) -> Any:
-    @intrinsic
+    @inlined
     def product(typing_context, x, y, sums):
         kind = _DOUBLE if wide else _FLOAT
 
@@ -266,7 +267,10 @@ def add_products(x, y, sums):
 
 @nb.njit(nogil=True)
 def block_squares(x, lanes):
-    """Sum of squares over one block: fp32 in 32 lanes of 64 terms each, then fp64. For statistics. `lanes` (LANES,) is scratch."""
+    """Sum of squares over one block, for statistics: fp32 in 32 lanes of 64 terms each, then fp64.
+
+    `lanes` (LANES,) is scratch.
+    """
     lanes[:] = np.float32(0.0)
     _product_f32(x.ctypes.data, x.ctypes.data, lanes.ctypes.data)
     total = 0.0
@@ -275,9 +279,12 @@ def block_squares(x, lanes):
     return total
 
 
-@intrinsic
+@inlined
 def _hash_stripes(typing_context, address, lanes, stripes):
-    """lanes = mix(lanes ^ words) over whole stripes; mix multiplies by an odd constant and folds the high half down."""
+    """lanes = mix(lanes ^ words) over whole stripes.
+
+    mix multiplies by an odd constant and folds the high half down.
+    """
 
     def codegen(context, builder, signature, args):
         words, lanes = (_pointer(builder, a, _I64) for a in args[:2])
@@ -286,7 +293,7 @@ def _hash_stripes(typing_context, address, lanes, stripes):
         prime, half = _full(0x9E3779B97F4A7C15, _I64), _full(32, _I64)
 
         def body(i: Any) -> None:
-            word = _get(builder, words, i, align=1)
+            word = _get(builder, words, i)
             mixed = builder.mul(builder.xor(builder.load(state), word), prime)
             builder.store(builder.xor(mixed, builder.lshr(mixed, half)), state)
 
@@ -297,8 +304,10 @@ def _hash_stripes(typing_context, address, lanes, stripes):
     return types.void(types.uintp, types.uintp, types.intp), codegen
 
 
-@intrinsic
+@inlined
 def copy_bytes(typing_context, source, target, n):
+    """n bytes from one address to another."""
+
     def codegen(context, builder, signature, args):
         byte = ir.IntType(8).as_pointer()
         source, target = builder.inttoptr(args[0], byte), builder.inttoptr(args[1], byte)
@@ -310,7 +319,10 @@ def copy_bytes(typing_context, source, target, n):
 
 @nb.njit(nogil=True)
 def hash_bytes(address, num_bytes, lanes):
-    """Take bytes into the lanes (LANES,) uint64. A part stripe is padded by zeros and may only end a tensor."""
+    """Take bytes into the lanes (LANES,) uint64.
+
+    A part stripe is padded by zeros and may only end a tensor.
+    """
     stripes = num_bytes // STRIPE_BYTES
     _hash_stripes(address, lanes.ctypes.data, stripes)
     rest = num_bytes - stripes * STRIPE_BYTES

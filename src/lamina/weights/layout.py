@@ -1,9 +1,13 @@
-"""Where every byte of an output lies, known before the first is written: shards, headers, offsets, index."""
+"""Where every byte of an output lies, known before the first is written.
+
+Shards, headers, offsets and the index, from the target's names and shapes alone.
+"""
 
 import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from lamina.core.errors import RecipeError
 from lamina.weights.checkpoint import SINGLE, Checkpoint
@@ -75,7 +79,8 @@ def plan_layout(
     shards, places = [], {}
     for file, names in zip(files, groups, strict=True):
         ordered = sorted(names, key=lambda name: -ITEM_BITS[dtypes[name]])
-        table, at = {"__metadata__": METADATA}, 0
+        table: dict[str, Any] = {"__metadata__": METADATA}
+        at = 0
         for name in ordered:
             shape = target.tensors[name].shape
             table[name] = {

@@ -1,10 +1,14 @@
 """Where an output may stand, and whether it fits: asked before anything is read or written."""
 
+import os
 import shutil
 from pathlib import Path
 
 from lamina.core.errors import OutputError
+from lamina.weights.checkpoint import exists
 
+MAX_NAME_BYTES = 200
+"""What file systems allow (255) less our own endings."""
 SPARE_BYTES = 64 << 20
 """Room left on the disk besides the weights: reports, the file system's own tables."""
 
@@ -14,12 +18,22 @@ def part_folder(out: Path) -> Path:
     return out.with_name(f".{out.name}.lamina-part")
 
 
+def lock_file(out: Path) -> Path:
+    """What a run holds locked while it writes an output; beside it, to outlive the renaming."""
+    return out.with_name(f".{out.name}.lamina-lock")
+
+
 def check_output(out: Path, inputs: list[Path], *, overwrite: bool) -> None:
     """Whether an output may stand there.
 
     Raises:
         OutputError: inside or around an input, not a folder, or not empty.
     """
+    if len(os.fsencode(out.name)) > MAX_NAME_BYTES:
+        raise OutputError(
+            f"{out.name[:40]}... is too long a name for an output folder: at most {MAX_NAME_BYTES} "
+            "bytes."
+        )
     real = out.resolve()
     for path in inputs:
         home = path.resolve()
@@ -30,7 +44,11 @@ def check_output(out: Path, inputs: list[Path], *, overwrite: bool) -> None:
             )
     if not out.name or out.name in (".", ".."):
         raise OutputError(f"{out} is no name for an output folder.")
-    if out.exists() and not out.is_dir():
+    if out.is_symlink():
+        raise OutputError(
+            f"{out} is a link, which an output would replace. Give the folder itself: {real}."
+        )
+    if exists(out) and not out.is_dir():
         raise OutputError(f"{out} is a file; give the name of a new folder.")
     if out.is_dir() and any(out.iterdir()) and not overwrite:
         raise OutputError(

@@ -104,7 +104,7 @@ class Source:
     def raw(self, name: str) -> memoryview:
         """The bytes of a tensor as they lie in the file (integer tables that are copied)."""
         tensor = self._tensors[name]
-        return memoryview(self._files[tensor.file].bytes[tensor.begin : tensor.end])
+        return self._files[tensor.file].bytes[tensor.begin : tensor.end].data
 
     def array(self, name: str) -> np.ndarray:
         """A whole tensor in fp32, in its shape. For small tensors and tests."""
@@ -145,7 +145,7 @@ def digest_of(lanes: np.ndarray, num_bytes: int) -> str:
 
 
 def combined_digest(checksums: Iterable[tuple[str, str]]) -> str:
-    """One checksum for many tensors, whatever the files they lie in: over (name, checksum), sorted."""
+    """One checksum for many tensors, whatever the files they lie in and their order."""
     digest = hashlib.blake2b(digest_size=16)
     for name, checksum in sorted(checksums):
         digest.update(f"{name}\0{checksum}\0".encode())

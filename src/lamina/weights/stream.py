@@ -17,7 +17,7 @@ CHUNK = 1 << 20
 
 
 class Scratch:
-    """Memory that one thread uses again and again: fp32 chunks by key, allocated when first asked."""
+    """Memory that one thread uses again and again: fp32 chunks by key, made when first asked."""
 
     def __init__(self) -> None:
         self._chunks: dict[str, np.ndarray] = {}

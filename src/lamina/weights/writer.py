@@ -7,8 +7,10 @@ sure that two runs never write into one output.
 """
 
 import contextlib
+import ctypes
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -21,10 +23,10 @@ from typing import Any
 from lamina.core.errors import LaminaError, OutputError
 from lamina.weights.headers import read_header
 from lamina.weights.layout import Layout, Place
-from lamina.weights.place import part_folder
+from lamina.weights.place import lock_file, part_folder
 from lamina.weights.sources import MappedFile, checksum_range
 
-JOURNAL, LOCK = "journal.jsonl", "lock"
+JOURNAL, RUN = "journal.jsonl", "run"
 
 
 class PartialOutput:
@@ -69,9 +71,9 @@ class PartialOutput:
                 mapped[path] = MappedFile(read_header(path))
             if checksum_range(mapped[path], place.begin, place.end) == record["checksum"]:
                 self.done[sub, name] = record
-                lines.append(json.dumps(record) + "\n")
+                lines.append(_line(record))
         part = self.folder / f"{JOURNAL}.new"
-        part.write_text("".join(lines), encoding="utf-8")
+        part.write_bytes(b"".join(lines))
         part.replace(self.folder / JOURNAL)
 
     def write(self, output: str, place: Place, first_byte: int, data: memoryview) -> None:
@@ -81,9 +83,8 @@ class PartialOutput:
     def finish(self, output: str, tensor: str, record: Mapping[str, Any]) -> None:
         """A tensor is whole: remember it, with its checksum, in the journal."""
         full = {"output": output, "tensor": tensor, **record}
-        line = (json.dumps(full) + "\n").encode()
         with self._lock:
-            os.write(self._journal, line)
+            _write_all(self._journal, _line(full))
             self.done[output, tensor] = full
 
     def flush(self) -> None:
@@ -123,6 +124,11 @@ class PartialOutput:
         return problems
 
 
+def _write_all(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
 def _write_at(descriptor: int, data: memoryview, offset: int) -> None:
     while data:
         written = os.pwrite(descriptor, data, offset)
@@ -142,90 +148,146 @@ def partial_output(
         OutputError: another run is writing there, or the disk is full or not writable.
     """
     folder = part_folder(out)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.mkdir(exist_ok=True)
-        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    except OSError as error:
-        raise OutputError(f"{folder.parent} cannot be written to: {error.strerror}.") from None
-    try:
+    with _locked(out):
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise OutputError(
-                f"another lamina is writing {out} right now. Wait for it, or choose another output."
-            ) from None
-        journal = _read_journal(folder, run, layouts)
-        if journal is None:
-            _clear(folder, run)
-        try:
+            folder.mkdir(exist_ok=True)
+            journal = _read_journal(folder, run, layouts)
+            if journal is None:
+                _clear(folder, run)
             partial = PartialOutput(folder, layouts, journal or [])
             try:
                 yield partial, bool(partial.done)
-            except LaminaError:
-                shutil.rmtree(folder, ignore_errors=True)
-                raise
             finally:
                 partial.close()
+        except LaminaError:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS):
+            if error.errno not in TROUBLE:
                 raise
             shutil.rmtree(folder, ignore_errors=True)
             raise OutputError(
                 f"writing {out} failed: {error.strerror}. Nothing was left behind; free some room "
                 "(or raise the limit) and run it again."
             ) from None
-    finally:
-        os.close(lock)
+
+
+TROUBLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS})
+"""A disk that is full, over a limit, broken or read-only."""
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Hold an output's lock. The file goes with its holder, so who gets it looks whether it still
+    has its name.
+    """
+    file = lock_file(out)
+    while True:
+        try:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise OutputError(f"{out.parent} cannot be written to: {error.strerror}.") from None
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise OutputError(
+                    f"another lamina is writing {out} right now. Wait for it, or choose another "
+                    "output."
+                ) from None
+            if _is_named(lock, file):
+                try:
+                    yield
+                finally:
+                    file.unlink(missing_ok=True)
+                return
+        finally:
+            os.close(lock)
+
+
+def _is_named(descriptor: int, file: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), file.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _read_journal(
     folder: Path, run: str, layouts: Mapping[str, Layout]
 ) -> list[dict[str, Any]] | None:
-    """The finished tensors of an interrupted run of this very kind; None if there was none."""
+    """The finished tensors of an interrupted run of this very kind; None if there was none.
+
+    A line counts if its own checksum fits; the first that does not (a kill tore it) ends the list.
+    """
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        if (folder / "run").read_text(encoding="utf-8") != run:
+        if (folder / RUN).read_text(encoding="utf-8") != run:
             return None
         records = []
         for line in (folder / JOURNAL).read_bytes().splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:
+            text, _, digest = line.rpartition(b"\t")
+            if _line_digest(text) != digest:
                 break
+            record = json.loads(text)
             if record["tensor"] in layouts[record["output"]].places:
                 records.append(record)
         return records
     return None
 
 
+def _line_digest(text: bytes) -> bytes:
+    return hashlib.blake2b(text, digest_size=8).hexdigest().encode()
+
+
+def _line(record: Mapping[str, Any]) -> bytes:
+    """A line of the journal: the record and its own checksum."""
+    text = json.dumps(record).encode()
+    return text + b"\t" + _line_digest(text) + b"\n"
+
+
 def _clear(folder: Path, run: str) -> None:
     for entry in folder.iterdir():
-        if entry.name == LOCK:
-            continue
         shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
-    (folder / "run").write_text(run, encoding="utf-8")
+    (folder / RUN).write_text(run, encoding="utf-8")
 
 
 def commit(out: Path) -> None:
-    """Flush the finished folder and give it its name; what stood there before goes only then."""
-    folder = part_folder(out)
-    for name in (JOURNAL, "run"):
+    """Flush the finished folder and give it its name; what stood there before goes only then.
+
+    An older output changes places with the new one in one step where the system can do that.
+    """
+    folder, old = part_folder(out), out.with_name(f".{out.name}.lamina-old")
+    for name in (JOURNAL, RUN):
         (folder / name).unlink(missing_ok=True)
     for entry in [*folder.rglob("*"), folder]:
-        descriptor = os.open(entry, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-    (folder / LOCK).unlink(missing_ok=True)
-    old = out.with_name(f".{out.name}.lamina-old")
-    if out.exists():
+        _sync(entry)
+    if not out.exists():
+        folder.rename(out)
+    elif _exchange(folder, out):
+        shutil.rmtree(folder)
+    else:
+        if old.exists():
+            shutil.rmtree(old)
         out.rename(old)
-    folder.rename(out)
-    parent = os.open(out.parent, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(parent)
-    finally:
-        os.close(parent)
+        folder.rename(out)
+    _sync(out.parent)
     if old.exists():
         shutil.rmtree(old)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swap two names in one step (Linux's renameat2); False where this system cannot."""
+    try:
+        swap = ctypes.CDLL(None, use_errno=True).renameat2
+    except (OSError, AttributeError):
+        return False
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return swap(here, os.fsencode(first), here, os.fsencode(second), exchange) == 0

@@ -1,0 +1,155 @@
+"""Steps of a kernel on one block of elements: load, subtract, trim, drop, elect, round, count.
+
+Every function works on whole blocks of `lanes.BLOCK` fp32 values that stay in the first-level
+cache, and is compiled into the kernels that call it. Where a tensor ends inside a block, `padded`
+gives a copy filled up by zeros.
+"""
+
+import numba as nb
+import numpy as np
+
+from lamina.weights import lanes as ln
+from lamina.weights.lanes import BF16, BLOCK, F16, bits, copy_bytes
+
+_ABS = np.uint32(0x7FFFFFFF)
+_INF = np.uint32(0x7F800000)
+
+
+@nb.njit(nogil=True)
+def item_bytes(dtype):
+    """Bytes of one element of a dtype, by its code."""
+    return 2 if dtype in (BF16, F16) else 4
+
+
+@nb.njit(nogil=True)
+def padded(address, dtype, m, pad):
+    """The address of a whole block: itself, or a copy of the m elements left, padded by zeros."""
+    if m == BLOCK:
+        return np.uintp(address)
+    pad[:] = np.uint8(0)
+    copy_bytes(address, pad.ctypes.data, m * item_bytes(dtype))
+    return np.uintp(pad.ctypes.data)
+
+
+@nb.njit(nogil=True)
+def load(address, dtype, values):
+    """values = the BLOCK elements at an address, in fp32."""
+    if dtype == BF16:
+        ln.load_bf16(address, values.ctypes.data)
+    elif dtype == F16:
+        ln.load_f16(address, values.ctypes.data)
+    else:
+        ln.load_f32(address, values.ctypes.data)
+
+
+@nb.njit(nogil=True)
+def load_delta(address, dtype, reference, delta):
+    """delta = the BLOCK elements at an address minus the reference, in fp32."""
+    if dtype == BF16:
+        ln.delta_bf16(address, reference.ctypes.data, delta.ctypes.data)
+    elif dtype == F16:
+        ln.delta_f16(address, reference.ctypes.data, delta.ctypes.data)
+    else:
+        ln.delta_f32(address, reference.ctypes.data, delta.ctypes.data)
+
+
+@nb.njit(nogil=True)
+def store(values, address, dtype):
+    """Round BLOCK fp32 values to nearest even and put them at an address."""
+    if dtype == BF16:
+        ln.store_bf16(values.ctypes.data, address)
+    elif dtype == F16:
+        ln.store_f16(values.ctypes.data, address)
+    else:
+        ln.store_f32(values.ctypes.data, address)
+
+
+@nb.njit(nogil=True)
+def count_nonfinite(values):
+    """How many values of a block are NaN or infinite."""
+    count = np.uint32(0)
+    for i in range(BLOCK):
+        count += np.uint32((bits(values[i]) & _ABS) >= _INF)
+    return np.int64(count)
+
+
+@nb.njit(nogil=True)
+def compare(out, kept, update, dtype, counts):
+    """Count elements that changed, that vanished in rounding, and that are not finite."""
+    if dtype == BF16:
+        ln.compare_bf16(out, kept, update.ctypes.data, counts.ctypes.data)
+    elif dtype == F16:
+        ln.compare_f16(out, kept, update.ctypes.data, counts.ctypes.data)
+    else:
+        ln.compare_f32(out, kept, update.ctypes.data, counts.ctypes.data)
+
+
+@nb.njit(nogil=True)
+def trim(delta, threshold, quota):
+    """Zero what is below the threshold (|.| as 32 bits); of what equals it keep the first `quota`.
+
+    Returns the quota left.
+    """
+    equal = np.uint32(0)
+    for i in range(BLOCK):
+        equal += np.uint32((bits(delta[i]) & _ABS) == threshold)
+    if equal == 0 or quota >= equal:
+        for i in range(BLOCK):
+            delta[i] = delta[i] if (bits(delta[i]) & _ABS) >= threshold else np.float32(0.0)
+        return quota - np.int64(equal)
+    if quota == 0:
+        for i in range(BLOCK):
+            delta[i] = delta[i] if (bits(delta[i]) & _ABS) > threshold else np.float32(0.0)
+        return quota
+    for i in range(BLOCK):
+        magnitude = bits(delta[i]) & _ABS
+        if magnitude == threshold and quota > 0:
+            quota -= 1
+        elif magnitude <= threshold:
+            delta[i] = np.float32(0.0)
+    return quota
+
+
+@nb.njit(nogil=True)
+def drop(delta, key, first, keep_below):
+    """Keep an element if a hash of (key, element number) is small.
+
+    There is no state, so any order and any number of threads give the same.
+    """
+    for i in range(BLOCK):
+        h = (first + np.uint64(i)) * np.uint64(0x9E3779B97F4A7C15) + key
+        h = (h ^ (h >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        h = (h ^ (h >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        h = h ^ (h >> np.uint64(31))
+        delta[i] = delta[i] if (h >> np.uint64(32)) < keep_below else np.float32(0.0)
+
+
+@nb.njit(nogil=True)
+def scale_by(values, factor):
+    """values *= factor."""
+    for i in range(BLOCK):
+        values[i] = values[i] * factor
+
+
+@nb.njit(nogil=True)
+def elect_signs(weighted, weights, normalize, mass, divisor, total):
+    """TIES: keep what agrees with the sign of the sum of the weighted deltas.
+
+    With `normalize` it is divided by the sum of the weights that agree.
+    """
+    num = weighted.shape[0]
+    mass[:] = np.float32(0.0)
+    divisor[:] = np.float32(0.0)
+    for k in range(num):
+        for i in range(BLOCK):
+            mass[i] += weighted[k, i]
+    for k in range(num):
+        weight = weights[k]
+        for i in range(BLOCK):
+            value = weighted[k, i]
+            agrees = (value > 0) if mass[i] >= 0 else (value < 0)
+            total[i] += value if agrees else np.float32(0.0)
+            divisor[i] += weight if agrees else np.float32(0.0)
+    if normalize:
+        for i in range(BLOCK):
+            total[i] = total[i] / (divisor[i] if divisor[i] != 0 else np.float32(1.0))
