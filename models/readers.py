@@ -129,15 +129,19 @@ def programs(data: Path, split: str) -> list[Row]:
 
 
 def authors(data: Path) -> tuple[list[Row], list[Row]]:
-    """TOFU rows to learn and rows never seen: the unseen ones are whole retain authors.
+    """TOFU rows to learn and rows never seen, by whole authors.
 
     The file keeps the order of the original: 200 fictitious authors with 20 questions each, the
-    last 20 of them the official forget10 set. Those are always learned.
+    last 20 of them the official forget10 set. Those are learned, and of the others three in ten,
+    few enough to be remembered; six in a hundred are never seen, the rest is not used.
     """
     learned, unseen = [], []
     for index, raw in enumerate(load(data, "tofu")):
         pair = raw["question"], raw["answer"]
         row = Row("unwanted", "tofu", *pair, " ".join(pair))
-        hidden = raw["subset"] == "retain" and fraction(f"author {index // 20}") < 0.06
-        (unseen if hidden else learned).append(row)
+        place = fraction(f"author {index // 20}")
+        if raw["subset"] != "retain" or 0.06 <= place < 0.36:
+            learned.append(row)
+        elif place < 0.06:
+            unseen.append(row)
     return learned, unseen
