@@ -3,7 +3,8 @@
     python models/make.py --data DIR [--out DIR] [--minutes N] [--threads N] [--only STAGE ...]
 
 Stages run in the order of `STAGES`; a stage needs the results of the ones before it in `--out`.
-`package`, which is not among the default ones, copies what is finished into `src/lamina/demo`.
+Without `--out` the work is done in `build/demo`, and the last stage, `package`, copies the finished
+family into `src/lamina/demo`.
 Exit status 2 says that data is missing and names the files.
 """
 
@@ -27,7 +28,7 @@ import torch
 import vocabulary
 
 ROOT = Path(__file__).resolve().parents[1]
-STAGES = ("tokenizer", "base", "instruct", "math", "code", "unwanted", "card")
+STAGES = ("tokenizer", "base", "instruct", "math", "code", "unwanted", "card", "package")
 
 
 def arguments() -> argparse.Namespace:
@@ -35,7 +36,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with the source files")
     parser.add_argument(
-        "--out", type=Path, default=ROOT / "build/demo", help="folder to work in and write to"
+        "--out", type=Path, help="folder to work in; default: build/demo, and package the result"
     )
     parser.add_argument(
         "--minutes", type=float, help="end each asked stage by the clock, not after its steps"
@@ -46,12 +47,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--only",
         nargs="+",
-        choices=(*STAGES, "package"),
-        default=STAGES,
+        choices=STAGES,
         metavar="STAGE",
-        help="of " + ", ".join((*STAGES, "package")),
+        help="of " + ", ".join(STAGES),
     )
-    return parser.parse_args()
+    asked = parser.parse_args()
+    asked.only = asked.only or (STAGES[:-1] if asked.out else STAGES)
+    asked.out = asked.out or ROOT / "build/demo"
+    return asked
 
 
 def package(out: Path, demo: Path) -> None:
