@@ -187,7 +187,7 @@ def _weight_files(folder: Path) -> tuple[list[str], dict[str, str] | None]:
         bad = [name for name in names if not _plain(name)]
         if bad:
             raise CheckpointError(
-                f"{folder / INDEX} names what is no safetensors file of the model folder: "
+                f"{folder / INDEX} names files outside of the model folder, or no safetensors: "
                 f"{', '.join(f'{name!r:.80}' for name in bad[:5])}. A plain file name such as "
                 "`model-00001-of-00002.safetensors` is needed; do not use this model unless you "
                 "know who made it."

@@ -172,7 +172,7 @@ def name_problem(name: str) -> str | None:
     if not name or len(name) > MAX_NAME_CHARS:
         return f"a name of {len(name)} characters (1 to {MAX_NAME_CHARS} are allowed)"
     if not name.isprintable():
-        return "a name with a character that cannot be printed (NUL, line break, ...)"
+        return "a name with a control character (NUL, line break, ...) or an unprintable one"
     if ".." in name or "/" in name or "\\" in name:
         return "a name with `..`, `/` or `\\`"
     return None
