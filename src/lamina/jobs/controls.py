@@ -25,7 +25,6 @@ from lamina.evaluate.text import Document, read_documents
 from lamina.jobs.prepare import Prepared
 from lamina.merge.values import numbers_in
 from lamina.weights.adapter import AdaptedCheckpoint
-from lamina.weights.locate import locate
 
 if TYPE_CHECKING:
     from lamina.jobs.merge import Options

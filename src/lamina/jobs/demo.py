@@ -141,9 +141,9 @@ def _forgetting(losses: Mapping[str, Any]) -> str:
     shown = "" if gone.shown else ", which is not more than chance"
     return (
         f"On the unwanted facts the loss {word} from {before[FORGOTTEN].loss:.3f} to "
-        f"{after[FORGOTTEN].loss:.3f} ({gone.value:+.3f} \u00b1 {gone.se or 0:.3f}{shown}); the same "
-        f"merge that never had them is at {clean[FORGOTTEN].loss:.3f}. On the other "
-        f"{len(others)} domains the mean loss changed by {rest.value:+.4f} \u00b1 {rest.se or 0:.4f}."
+        f"{after[FORGOTTEN].loss:.3f} ({gone.value:+.3f} ± {gone.se or 0:.3f}{shown}); the same "
+        f"merge that never had them is at {clean[FORGOTTEN].loss:.3f}. On the other {len(others)} "
+        f"domains the mean loss changed by {rest.value:+.4f} ± {rest.se or 0:.4f}."
     )
 
 

@@ -8,6 +8,7 @@ gives a copy filled up by zeros.
 import numba as nb
 import numpy as np
 
+from lamina.weights import fused
 from lamina.weights import lanes as ln
 from lamina.weights.lanes import BF16, BLOCK, F16, bits, copy_bytes
 
@@ -51,6 +52,46 @@ def load_delta(address, dtype, reference, delta):
         ln.delta_f16(address, reference.ctypes.data, delta.ctypes.data)
     else:
         ln.delta_f32(address, reference.ctypes.data, delta.ctypes.data)
+
+
+@nb.njit(nogil=True)
+def take(address, dtype, reference, update, scale, weight, squares):
+    """`load_delta`, `scale_by`, `add_scaled` and the lanes of `block_squares` in one sweep."""
+    squares[:] = np.float32(0.0)
+    at, total, lanes = reference.ctypes.data, update.ctypes.data, squares.ctypes.data
+    if dtype == BF16:
+        fused.take_bf16(address, at, total, scale, weight, lanes)
+    elif dtype == F16:
+        fused.take_f16(address, at, total, scale, weight, lanes)
+    else:
+        fused.take_f32(address, at, total, scale, weight, lanes)
+
+
+@nb.njit(nogil=True)
+def finish(kept, update, raw, out, dtype, counts, squares):
+    """Add, `store`, `compare` and the lanes of two `block_squares` in one sweep."""
+    squares[:] = np.float32(0.0)
+    at, moved, numbers, lanes = (
+        kept.ctypes.data,
+        update.ctypes.data,
+        counts.ctypes.data,
+        squares.ctypes.data,
+    )
+    if dtype == BF16:
+        fused.finish_bf16(at, moved, raw, out, numbers, lanes)
+    elif dtype == F16:
+        fused.finish_f16(at, moved, raw, out, numbers, lanes)
+    else:
+        fused.finish_f32(at, moved, raw, out, numbers, lanes)
+
+
+@nb.njit(nogil=True)
+def lane_total(lanes):
+    """The lanes of a sum, added in order in fp64."""
+    total = 0.0
+    for lane in lanes:
+        total += lane
+    return total
 
 
 @nb.njit(nogil=True)

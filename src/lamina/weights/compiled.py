@@ -1,7 +1,7 @@
 """How a kernel is compiled: once per machine, and again whenever any of its sources changes.
 
 numba's cache on the disk looks at the time of the one file that holds a function; what that
-function calls may lie in another one. Here the cache is keyed on the bytes of all three files.
+function calls may lie in another one. Here the cache is keyed on the bytes of all those files.
 Where no cache can be kept (a read-only installation without a home), it compiles in every process,
 which takes some seconds.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 import numba as nb
 
-SOURCES = ("lanes.py", "blocks.py", "kernels.py", "compiled.py")
+SOURCES = ("lanes.py", "fused.py", "blocks.py", "kernels.py", "compiled.py")
 
 
 def sources_digest() -> str:

@@ -12,16 +12,18 @@ taken on the way. All kernels release the GIL and are compiled once per machine 
 import numpy as np
 
 from lamina.weights.blocks import (
-    compare,
     count_nonfinite,
     drop,
     elect_signs,
+    finish,
     item_bytes,
+    lane_total,
     load,
     load_delta,
     padded,
     scale_by,
     store,
+    take,
     trim,
 )
 from lamina.weights.compiled import kernel
@@ -72,6 +74,7 @@ def combine(
     mass, share = np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.float32)
     deltas = np.zeros((num if elect else 1, BLOCK), np.float32)
     pads, lanes = np.zeros((num + 3, 4 * BLOCK), np.uint8), np.zeros(LANES, np.float32)
+    squares = np.zeros((2, LANES), np.float32)
     same = reference == target
     for start in range(0, n, BLOCK):
         m = min(BLOCK, n - start)
@@ -103,10 +106,14 @@ def combine(
             at = padded(
                 experts[k] + np.uintp(start * item_bytes(dtypes[k])), dtypes[k], have, pads[k]
             )
-            load_delta(at, dtypes[k], origin, delta)
-            delta[have:] = np.float32(0.0)
             if hash_inputs:
                 hash_bytes(at, have * item_bytes(dtypes[k]), hashes[k])
+            if modes[k] == WHOLE and not elect and have == m and rescales[k] == np.float32(1.0):
+                take(at, dtypes[k], origin, update, scales[k], weights[k], squares[0])
+                sums[k] += lane_total(squares[0])
+                continue
+            load_delta(at, dtypes[k], origin, delta)
+            delta[have:] = np.float32(0.0)
             sums[k] += block_squares(delta, lanes)
             if modes[k] != WHOLE or elect:
                 counts[NONFINITE_IN + k] += count_nonfinite(delta)
@@ -129,18 +136,17 @@ def combine(
                 update[i] = update[i] / divisor
         if factor != np.float32(1.0):
             scale_by(update, factor)
-        for i in range(BLOCK):
-            result[i] = kept[i] + update[i] if update[i] != 0 else kept[i]
         whole = m == BLOCK
         real_out = out + np.uintp(start * item_bytes(out_dtype))
         out_at = real_out if whole else np.uintp(pads[num + 2].ctypes.data)
-        store(result, out_at, out_dtype)
         before = np.int64(counts[NONFINITE_OUT])
-        if target != 0 and target_dtype == out_dtype:
-            compare(out_at, target_at, update, out_dtype, counts)
-        else:
+        raw = target_at
+        if target == 0 or target_dtype != out_dtype:
             store(kept, np.uintp(rounded.ctypes.data), out_dtype)
-            compare(out_at, np.uintp(rounded.ctypes.data), update, out_dtype, counts)
+            raw = np.uintp(rounded.ctypes.data)
+        finish(kept, update, raw, out_at, out_dtype, counts, squares)
+        sums[num] += lane_total(squares[0])
+        sums[num + 1] += lane_total(squares[1])
         if counts[NONFINITE_OUT] > before:
             counts[NONFINITE_IN + num] += count_nonfinite(kept)
             for k in range(num):
@@ -149,8 +155,6 @@ def combine(
                     at = experts[k] + np.uintp(start * item_bytes(dtypes[k]))
                     load(padded(at, dtypes[k], have, pads[k]), dtypes[k], result)
                     counts[NONFINITE_IN + k] += count_nonfinite(result)
-        sums[num] += block_squares(update, lanes)
-        sums[num + 1] += block_squares(kept, lanes)
         hash_bytes(out_at, m * item_bytes(out_dtype), hashes[num + 2])
         if not whole:
             copy_bytes(out_at, real_out, m * item_bytes(out_dtype))

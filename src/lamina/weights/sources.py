@@ -41,8 +41,10 @@ class MappedFile:
         self.address = self.bytes.ctypes.data
 
     def release(self, begin: int, end: int) -> None:
-        """Give the pages that lie wholly in a byte range back; they stay in the page cache."""
-        first, last = -(-begin // PAGE) * PAGE, end // PAGE * PAGE
+        """Give the pages of a byte range back; they stay in the page cache. The last page stays
+        mapped if it goes on beyond the range.
+        """
+        first, last = begin // PAGE * PAGE, end // PAGE * PAGE
         if last > first:
             self._map.madvise(mmap.MADV_DONTNEED, first, last - first)
 
@@ -84,7 +86,8 @@ class Source:
         """
         tensor = self._tensors[name]
         size = NUMPY_DTYPES[tensor.dtype](0).itemsize
-        address = self._files[tensor.file].address + tensor.begin + first * size
+        file, begin = self._files[tensor.file], tensor.begin + first * size
+        address = file.address + begin
         factors = self._factors.get(name)
         if factors is None:
             return address
