@@ -1,4 +1,4 @@
-"""The recipes in `recipes/`: every one is read, says what its name says, and reads back the same."""
+"""The recipes in `recipes/`: each is read, says what its name says, and reads back the same."""
 
 from pathlib import Path
 
