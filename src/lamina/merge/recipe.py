@@ -204,6 +204,13 @@ def _check_weights(fields: Mapping[str, object], problems: Problems) -> None:
     drops = recipe.method in ("ties", "dare_linear", "dare_ties") or recipe.sparsifier is not None
     if drops and recipe.models and not any(entry.density for entry in recipe.models):
         problems.warn("parameters.density", "is missing, so it is 1 and nothing is dropped")
+    for entry in recipe.models:
+        if recipe.scope == "model" and entry.density and not is_constant(entry.density):
+            problems.add(
+                f"models.{entry.name}.density",
+                "differs from tensor to tensor; over a whole model (`scope: global`) it must be one"
+                " number",
+            )
     if not recipe.normalize:
         return
     groups = {"models": [entry.weight for entry in recipe.models]}
