@@ -235,7 +235,10 @@ def inside(folder: Path, name: str) -> Path:
         CheckpointError: the link leads elsewhere.
     """
     file, home = folder / name, folder.resolve()
-    real = file.resolve()
+    try:
+        real = file.resolve()
+    except (OSError, RuntimeError):
+        raise CheckpointError(f"{file} is a link that leads round in a circle.") from None
     if real.is_relative_to(home):
         return file
     hub = home.parent.name == "snapshots" and home.parent.parent.name.startswith("models--")
