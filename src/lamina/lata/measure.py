@@ -86,7 +86,10 @@ def measure(
     assert inputs.base is not None and inputs.reference is not None
     folder = cache_folder() if cache is None else cache
     prefix = f"{inputs.base.fingerprint}/{inputs.reference.fingerprint}"
-    keys = {name: f"{prefix}/{model.fingerprint}" for name, model in inputs.experts.items()}
+    keys = {
+        name: f"{prefix}/{model.fingerprint}{_common_rows(inputs, name)}"
+        for name, model in inputs.experts.items()
+    }
     found = {name: _from_cache(folder, key) for name, key in keys.items()}
     grams = {name: known for name, known in found.items() if known is not None}
     missing = [name for name in keys if name not in grams]
@@ -95,6 +98,12 @@ def measure(
         for name in missing:
             _to_cache(folder, keys[name], grams[name])
     return {name: grams[name] for name in keys}
+
+
+def _common_rows(inputs: Inputs, expert: str) -> str:
+    """What of a vocabulary is summed, where not all of it: that depends on the target too."""
+    rows = [dict(inputs.rows.get(role, {})) for role in ("base", "reference", expert)]
+    return f"/{json.dumps(rows, sort_keys=True)}" if any(rows) else ""
 
 
 def _pass(
