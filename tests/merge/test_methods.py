@@ -130,13 +130,13 @@ def test_noise_keys_differ() -> None:
 
 
 def dropped(key: int, density: float, size: int = 1 << 17) -> np.ndarray:
-    from lamina.weights import kernels
+    from lamina.weights import blocks
     from lamina.weights.lanes import BLOCK
 
     kept = np.ones(size, np.float32)
     for first in range(0, size, BLOCK):
         bound = int(density * 2**32)
-        kernels.drop(kept[first : first + BLOCK], np.uint64(key), np.uint64(first), bound)
+        blocks.drop(kept[first : first + BLOCK], np.uint64(key), np.uint64(first), bound)
     return kept
 
 

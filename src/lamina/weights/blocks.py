@@ -10,7 +10,8 @@ import numpy as np
 
 from lamina.weights import fused
 from lamina.weights import lanes as ln
-from lamina.weights.lanes import BF16, BLOCK, F16, bits, copy_bytes
+from lamina.weights.codes import BF16, BLOCK, F16, LANES
+from lamina.weights.lanes import bits, copy_bytes
 
 _ABS = np.uint32(0x7FFFFFFF)
 _INF = np.uint32(0x7F800000)
@@ -27,7 +28,7 @@ def padded(address, dtype, m, pad):
     """The address of a whole block: itself, or a copy of the m elements left, padded by zeros."""
     if m == BLOCK:
         return np.uintp(address)
-    pad[:] = np.uint8(0)
+    pad[:] = np.float32(0.0)
     copy_bytes(address, pad.ctypes.data, m * item_bytes(dtype))
     return np.uintp(pad.ctypes.data)
 
@@ -57,7 +58,7 @@ def load_delta(address, dtype, reference, delta):
 @nb.njit(nogil=True)
 def take(address, dtype, reference, update, scale, weight, squares):
     """`load_delta`, `scale_by`, `add_scaled` and the lanes of `block_squares` in one sweep."""
-    squares[:] = np.float32(0.0)
+    squares[:LANES] = np.float32(0.0)
     at, total, lanes = reference.ctypes.data, update.ctypes.data, squares.ctypes.data
     if dtype == BF16:
         fused.take_bf16(address, at, total, scale, weight, lanes)
@@ -70,7 +71,7 @@ def take(address, dtype, reference, update, scale, weight, squares):
 @nb.njit(nogil=True)
 def finish(kept, update, raw, out, dtype, counts, squares):
     """Add, `store`, `compare` and the lanes of two `block_squares` in one sweep."""
-    squares[:] = np.float32(0.0)
+    squares[: 2 * LANES] = np.float32(0.0)
     at, moved, numbers, lanes = (
         kept.ctypes.data,
         update.ctypes.data,

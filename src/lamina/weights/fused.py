@@ -12,7 +12,7 @@ from numba import types
 from numba.core import cgutils
 
 from lamina.weights import lanes as ln
-from lamina.weights.lanes import BF16, F16, F32
+from lamina.weights.codes import BF16, F16, F32
 
 
 def _take(dtype: int) -> Any:

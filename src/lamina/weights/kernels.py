@@ -1,8 +1,7 @@
-"""The fused kernels: k inputs of any of three dtypes in, fp32 inside, rounded once.
+"""The fused kernels as Python calls: k inputs of any of three dtypes in, fp32 inside, rounded once.
 
-One call works on one chunk (a megabyte or so) block by block; a block's buffers stay in the
-first-level cache, so the memory sees each input once and the output once. Sums and checksums are
-taken on the way. All kernels release the GIL and are compiled once per machine (`compiled`).
+Inputs are addresses (uint64) with a dtype code; sums and checksums are taken on the way. No call
+needs the GIL, and after the first run on a machine none needs numba (`native`).
 
     combine            the update of every merge method: weighted, masked or elected deltas
     gram               A = <u,u>, B_k = <t_k,t_k>, C_k = <t_k,u> of LATA in one pass
@@ -11,159 +10,71 @@ taken on the way. All kernels release the GIL and are compiled once per machine 
 
 import numpy as np
 
-from lamina.weights.blocks import (
-    count_nonfinite,
-    drop,
-    elect_signs,
-    finish,
-    item_bytes,
-    lane_total,
-    load,
-    load_delta,
-    padded,
-    scale_by,
-    store,
-    take,
-    trim,
-)
-from lamina.weights.compiled import kernel
-from lamina.weights.lanes import (
+from lamina.weights.codes import (
     BLOCK,
-    LANES,
-    add_products,
-    add_scaled,
-    bits,
-    block_squares,
-    copy_bytes,
-    hash_bytes,
+    CHANGED,
+    DROP,
+    NONFINITE_IN,
+    NONFINITE_OUT,
+    TRIM,
+    VANISHED,
+    WHOLE,
 )
+from lamina.weights.native import Kernel, rooms
 
-WHOLE, TRIM, DROP = 0, 1, 2
-"""What happens to a delta before it is weighted: nothing, trim (TIES), random drop (DARE)."""
+__all__ = [
+    "BLOCK", "CHANGED", "DROP", "NONFINITE_IN", "NONFINITE_OUT", "TRIM", "VANISHED", "WHOLE",
+    "add_lora", "checksum", "combine", "count_magnitudes", "gram", "products", "sum_magnitudes",
+    "to_f32",
+]  # fmt: skip
 
-CHANGED, VANISHED, NONFINITE_OUT, NONFINITE_IN = 0, 1, 2, 3
-"""Columns of `counts`; NONFINITE_IN + k belongs to expert k, NONFINITE_IN + num_experts to the
-target."""
+_combine = Kernel(
+    "combine",
+    "i i u i u i u8:1 i8:1 i8:1 f4:1 i8:1 u4:1 i8:1 u8:1 f4:1 f4:1 b b f f u i u8:2 b f8:1 i8:1 f4:2",
+)
+_gram = Kernel("gram", "i u i u i u8:1 i8:1 i8:1 u8:2 f8:2 i8:1 f4:2")
+_count = Kernel("count_magnitudes", "i u i u i f i8:1 i f4:2")
+_sum = Kernel("sum_magnitudes", "i u i u i f u i8:1 f8:1 f4:2")
+_lora = Kernel("add_lora", "i i i u i f4:2 f4:2 f4:1 f4:2")
+_checksum = Kernel("checksum", "u i u8:1 f4:2")
+_to_f32 = Kernel("to_f32", "i u i f4:1 f4:2")
+_products = Kernel("products", "i u i u i f8:2 f4:2")
 
-_ABS = np.uint32(0x7FFFFFFF)
 
-
-@kernel
 def combine(
-    n, first, target, target_dtype, reference, reference_dtype, experts, dtypes, limits, scales,
-    modes, thresholds, quotas, keys, rescales, weights, elect, normalize, divisor, factor, out,
-    out_dtype, hashes, hash_inputs, sums, counts,
-):  # fmt: skip
+    n: int, first: int, target: int, target_dtype: int, reference: int, reference_dtype: int,
+    experts: np.ndarray, dtypes: np.ndarray, limits: np.ndarray, scales: np.ndarray,
+    modes: np.ndarray, thresholds: np.ndarray, quotas: np.ndarray, keys: np.ndarray,
+    rescales: np.ndarray, weights: np.ndarray, elect: bool, normalize: bool, divisor: float,
+    factor: float, out: int, out_dtype: int, hashes: np.ndarray, hash_inputs: bool,
+    sums: np.ndarray, counts: np.ndarray,
+) -> None:  # fmt: skip
     """n elements of a merge, rounded once; delta_k = expert_k - reference:
 
         out = target + factor * sum_k weights_k * sparse_k(scales_k * delta_k) / divisor
 
     Shapes: experts, dtypes, scales, modes, thresholds, quotas, keys, rescales, weights (K,);
     hashes (K + 3, 32): the experts, target, reference, output; sums (K + 2,) fp64: |delta_k|^2,
-    |update|^2, |target|^2; counts (4 + K,): see above. `first` is the chunk's first element;
+    |update|^2, |target|^2; counts (4 + K,): see `codes`. `first` is the chunk's first element;
     `limits` (K + 1,) how many of the n elements expert k, and last the reference, have (a smaller
     vocabulary ends earlier). An address of 0 means zeros (a linear merge has neither target nor
     reference); the reference may be the target's address. `elect` is TIES' sign election, over the
     weighted deltas. `quotas` go down as equal magnitudes are kept. Where the update is zero the
     target's very value stays, -0.0 too.
     """
-    num = experts.shape[0]
-    base, kept = np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.float32)
-    update = np.zeros(BLOCK, np.float32)
-    result, rounded = np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.float32)
-    mass, share = np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.float32)
-    deltas = np.zeros((num if elect else 1, BLOCK), np.float32)
-    pads, lanes = np.zeros((num + 3, 4 * BLOCK), np.uint8), np.zeros(LANES, np.float32)
-    squares = np.zeros((2, LANES), np.float32)
-    same = reference == target
-    for start in range(0, n, BLOCK):
-        m = min(BLOCK, n - start)
-        target_at = target
-        if target != 0:
-            target_at = padded(
-                target + np.uintp(start * item_bytes(target_dtype)), target_dtype, m, pads[num]
-            )
-            load(target_at, target_dtype, kept)
-            if hash_inputs:
-                hash_bytes(target_at, m * item_bytes(target_dtype), hashes[num])
-        have = min(m, limits[num] - start)
-        if reference != 0 and not same and have > 0:
-            at = reference + np.uintp(start * item_bytes(reference_dtype))
-            at = padded(at, reference_dtype, have, pads[num + 1])
-            load(at, reference_dtype, base)
-            if hash_inputs:
-                hash_bytes(at, have * item_bytes(reference_dtype), hashes[num + 1])
-        elif reference != 0 and not same:
-            base[:] = np.float32(0.0)
-        origin = kept if same else base
-        update[:] = np.float32(0.0)
-        for k in range(num):
-            delta = deltas[k if elect else 0]
-            have = min(m, limits[k] - start)
-            if have <= 0 or experts[k] == 0:
-                delta[:] = np.float32(0.0)
-                continue
-            at = padded(
-                experts[k] + np.uintp(start * item_bytes(dtypes[k])), dtypes[k], have, pads[k]
-            )
-            if hash_inputs:
-                hash_bytes(at, have * item_bytes(dtypes[k]), hashes[k])
-            if modes[k] == WHOLE and not elect and have == m and rescales[k] == np.float32(1.0):
-                take(at, dtypes[k], origin, update, scales[k], weights[k], squares[0])
-                sums[k] += lane_total(squares[0])
-                continue
-            load_delta(at, dtypes[k], origin, delta)
-            delta[have:] = np.float32(0.0)
-            sums[k] += block_squares(delta, lanes)
-            if modes[k] != WHOLE or elect:
-                counts[NONFINITE_IN + k] += count_nonfinite(delta)
-            if scales[k] != np.float32(1.0):
-                scale_by(delta, scales[k])
-            if modes[k] == TRIM:
-                quotas[k] = trim(delta, thresholds[k], quotas[k])
-            elif modes[k] == DROP:
-                drop(delta, keys[k], np.uint64(first + start), thresholds[k])
-            if rescales[k] != np.float32(1.0):
-                scale_by(delta, rescales[k])
-            if elect:
-                scale_by(delta, weights[k])
-            else:
-                add_scaled(update.ctypes.data, delta.ctypes.data, weights[k])
-        if elect:
-            elect_signs(deltas, weights, normalize, mass, share, update)
-        if divisor != np.float32(1.0):
-            for i in range(BLOCK):
-                update[i] = update[i] / divisor
-        if factor != np.float32(1.0):
-            scale_by(update, factor)
-        whole = m == BLOCK
-        real_out = out + np.uintp(start * item_bytes(out_dtype))
-        out_at = real_out if whole else np.uintp(pads[num + 2].ctypes.data)
-        before = np.int64(counts[NONFINITE_OUT])
-        raw = target_at
-        if target == 0 or target_dtype != out_dtype:
-            store(kept, np.uintp(rounded.ctypes.data), out_dtype)
-            raw = np.uintp(rounded.ctypes.data)
-        finish(kept, update, raw, out_at, out_dtype, counts, squares)
-        sums[num] += lane_total(squares[0])
-        sums[num + 1] += lane_total(squares[1])
-        if counts[NONFINITE_OUT] > before:
-            counts[NONFINITE_IN + num] += count_nonfinite(kept)
-            for k in range(num):
-                have = min(m, limits[k] - start)
-                if have > 0 and experts[k] != 0 and modes[k] == WHOLE and not elect:
-                    at = experts[k] + np.uintp(start * item_bytes(dtypes[k]))
-                    load(padded(at, dtypes[k], have, pads[k]), dtypes[k], result)
-                    counts[NONFINITE_IN + k] += count_nonfinite(result)
-        hash_bytes(out_at, m * item_bytes(out_dtype), hashes[num + 2])
-        if not whole:
-            copy_bytes(out_at, real_out, m * item_bytes(out_dtype))
+    work = rooms(2 * len(experts) + 11, BLOCK)
+    _combine(
+        n, first, target, target_dtype, reference, reference_dtype, experts, dtypes, limits, scales,
+        modes, thresholds, quotas, keys, rescales, weights, elect, normalize, divisor, factor, out,
+        out_dtype, hashes, hash_inputs, sums, counts, work,
+    )  # fmt: skip
 
 
-@kernel
 def gram(
-    n, base, base_dtype, instruct, instruct_dtype, experts, dtypes, limits, hashes, sums, counts
-):
+    n: int, base: int, base_dtype: int, instruct: int, instruct_dtype: int, experts: np.ndarray,
+    dtypes: np.ndarray, limits: np.ndarray, hashes: np.ndarray, sums: np.ndarray,
+    counts: np.ndarray,
+) -> None:  # fmt: skip
     """Add A = <u,u>, B_k = <t_k,t_k>, C_k = <t_k,u> over n elements.
 
     u = instruct - base, t_k = expert_k - instruct: LATA eq. 4, 6, 7 (c = u + t is never formed).
@@ -172,165 +83,68 @@ def gram(
     The address 0 for the base stands for zeros. `limits` (K + 1,) as in `combine`, the last one for
     the base.
     """
-    num = experts.shape[0]
-    origin, values = np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.float32)
-    vector, delta = np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.float32)
-    pads, lanes = np.zeros((num + 2, 4 * BLOCK), np.uint8), np.zeros(LANES, np.float32)
-    for start in range(0, n, BLOCK):
-        m = min(BLOCK, n - start)
-        at = padded(
-            instruct + np.uintp(start * item_bytes(instruct_dtype)), instruct_dtype, m, pads[num]
-        )
-        load(at, instruct_dtype, values)
-        hash_bytes(at, m * item_bytes(instruct_dtype), hashes[num])
-        vector[:] = values
-        have = min(m, limits[num] - start)
-        if base != 0 and have > 0:
-            at = padded(
-                base + np.uintp(start * item_bytes(base_dtype)), base_dtype, have, pads[num + 1]
-            )
-            load(at, base_dtype, origin)
-            hash_bytes(at, have * item_bytes(base_dtype), hashes[num + 1])
-            for i in range(BLOCK):
-                vector[i] = values[i] - origin[i]
-            vector[have:] = np.float32(0.0)
-        elif base != 0:
-            vector[:] = np.float32(0.0)
-        add_products(vector, vector, sums[0])
-        if not (block_squares(vector, lanes) < np.inf):
-            counts[num] += count_nonfinite(values)
-            counts[num + 1] += count_nonfinite(origin)
-        for k in range(num):
-            have = min(m, limits[k] - start)
-            if have <= 0:
-                continue
-            at = padded(
-                experts[k] + np.uintp(start * item_bytes(dtypes[k])), dtypes[k], have, pads[k]
-            )
-            load_delta(at, dtypes[k], values, delta)
-            delta[have:] = np.float32(0.0)
-            hash_bytes(at, have * item_bytes(dtypes[k]), hashes[k])
-            add_products(delta, delta, sums[1 + 2 * k])
-            add_products(delta, vector, sums[2 + 2 * k])
-            if not (block_squares(delta, lanes) < np.inf):
-                load(at, dtypes[k], delta)
-                counts[k] += count_nonfinite(delta)
+    work = rooms(len(experts) + 8, BLOCK)
+    _gram(
+        n, base, base_dtype, instruct, instruct_dtype, experts, dtypes, limits, hashes, sums,
+        counts, work,
+    )  # fmt: skip
 
 
-@kernel
-def count_magnitudes(n, reference, reference_dtype, expert, dtype, scale, histogram, within):
+def count_magnitudes(
+    n: int, reference: int, reference_dtype: int, expert: int, dtype: int, scale: float,
+    histogram: np.ndarray, within: int,
+) -> None:  # fmt: skip
     """Histogram |scale * (expert - reference)| by the halves of its fp32 form.
 
     histogram (65536,) int64. within < 0: bin = bits >> 16 (32,768 bins are used). within >= 0: only
     elements whose upper bits equal it, bin = bits & 0xffff. Two passes give the exact k-th largest
     magnitude, for any number of tensors together.
     """
-    origin, delta = np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.float32)
-    pads = np.zeros((2, 4 * BLOCK), np.uint8)
-    for start in range(0, n, BLOCK):
-        m = min(BLOCK, n - start)
-        if reference != 0:
-            at = reference + np.uintp(start * item_bytes(reference_dtype))
-            load(padded(at, reference_dtype, m, pads[0]), reference_dtype, origin)
-        at = expert + np.uintp(start * item_bytes(dtype))
-        load_delta(padded(at, dtype, m, pads[1]), dtype, origin, delta)
-        if scale != np.float32(1.0):
-            scale_by(delta, scale)
-        for i in range(m):
-            word = bits(delta[i]) & _ABS
-            if within < 0:
-                histogram[word >> np.uint32(16)] += 1
-            elif (word >> np.uint32(16)) == np.uint32(within):
-                histogram[word & np.uint32(0xFFFF)] += 1
+    work = rooms(4, BLOCK)
+    _count(n, reference, reference_dtype, expert, dtype, scale, histogram, within, work)
 
 
-@kernel
-def add_lora(n, first, columns, base, base_dtype, left, right, values):
+def sum_magnitudes(
+    n: int, reference: int, reference_dtype: int, expert: int, dtype: int, scale: float,
+    threshold: int, quota: int, sums: np.ndarray,
+) -> int:  # fmt: skip
+    """sums[0] += |delta|, sums[1] += |delta| after the trim, over n elements, fp64.
+
+    Returns the quota left.
+    """
+    left = np.array([quota], np.int64)
+    work = rooms(4, BLOCK)
+    _sum(n, reference, reference_dtype, expert, dtype, scale, threshold, left, sums, work)
+    return int(left[0])
+
+
+def add_lora(
+    n: int, first: int, columns: int, base: int, base_dtype: int, left: np.ndarray,
+    right: np.ndarray, values: np.ndarray,
+) -> None:  # fmt: skip
     """values[:n] = base + (left @ right), from element `first` of a matrix of `columns` columns.
 
     left (rows, r), right (r, columns) fp32, the scale is in one of them. Terms are added in the
     order of the rank and the sum then to the base, so the result does not depend on where a chunk
     begins.
     """
-    pad = np.zeros(4 * BLOCK, np.uint8)
-    block, delta = np.zeros(BLOCK, np.float32), np.zeros(columns, np.float32)
-    for start in range(0, n, BLOCK):
-        m = min(BLOCK, n - start)
-        load(
-            padded(base + np.uintp(start * item_bytes(base_dtype)), base_dtype, m, pad),
-            base_dtype,
-            block,
-        )
-        values[start : start + m] = block[:m]
-    done = 0
-    while done < n:
-        row, column = (first + done) // columns, (first + done) % columns
-        width = min(columns - column, n - done)
-        delta[:width] = np.float32(0.0)
-        for j in range(left.shape[1]):
-            factor = left[row, j]
-            source = right[j, column : column + width]
-            for i in range(width):
-                delta[i] += factor * source[i]
-        for i in range(width):
-            values[done + i] += delta[i]
-        done += width
+    _lora(n, first, columns, base, base_dtype, left, right, values, rooms(3, BLOCK))
 
 
-@kernel
-def checksum(address, num_bytes, lanes):
-    """Take bytes into a checksum's lanes; every call but a tensor's last brings whole stripes."""
-    hash_bytes(address, num_bytes, lanes)
-
-
-@kernel
-def to_f32(n, address, dtype, values):
-    """values[:n] = n elements at an address, in fp32."""
-    pad, block = np.zeros(4 * BLOCK, np.uint8), np.zeros(BLOCK, np.float32)
-    for start in range(0, n, BLOCK):
-        m = min(BLOCK, n - start)
-        at = padded(address + np.uintp(start * item_bytes(dtype)), dtype, m, pad)
-        load(at, dtype, block)
-        values[start : start + m] = block[:m]
-
-
-@kernel
-def sum_magnitudes(n, reference, reference_dtype, expert, dtype, scale, threshold, quota, sums):
-    """sums[0] += |delta|, sums[1] += |delta| after `trim`, over n elements, fp64.
-
-    Returns the quota left.
+def checksum(address: int, num_bytes: int, lanes: np.ndarray) -> None:
+    """Take bytes into a checksum's lanes (32,) uint64; every call but a tensor's last brings whole
+    stripes of 256 bytes.
     """
-    origin, delta = np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.float32)
-    pads = np.zeros((2, 4 * BLOCK), np.uint8)
-    for start in range(0, n, BLOCK):
-        m = min(BLOCK, n - start)
-        if reference != 0:
-            at = reference + np.uintp(start * item_bytes(reference_dtype))
-            load(padded(at, reference_dtype, m, pads[0]), reference_dtype, origin)
-        at = expert + np.uintp(start * item_bytes(dtype))
-        load_delta(padded(at, dtype, m, pads[1]), dtype, origin, delta)
-        delta[m:] = np.float32(0.0)
-        if scale != np.float32(1.0):
-            scale_by(delta, scale)
-        for i in range(m):
-            sums[0] += abs(np.float64(delta[i]))
-        quota = trim(delta, threshold, quota)
-        for i in range(m):
-            sums[1] += abs(np.float64(delta[i]))
-    return quota
+    _checksum(address, num_bytes, lanes, rooms(1, BLOCK))
 
 
-@kernel
-def products(n, first, first_dtype, second, second_dtype, sums):
+def to_f32(n: int, address: int, dtype: int, values: np.ndarray) -> None:
+    """values[:n] = n elements at an address, in fp32."""
+    _to_f32(n, address, dtype, values, rooms(2, BLOCK))
+
+
+def products(
+    n: int, first: int, first_dtype: int, second: int, second_dtype: int, sums: np.ndarray
+) -> None:
     """sums (3, 32) fp64 lanes += <a,a>, <b,b>, <a,b> over n elements; products in fp32."""
-    a, b = np.zeros(BLOCK, np.float32), np.zeros(BLOCK, np.float32)
-    pads = np.zeros((2, 4 * BLOCK), np.uint8)
-    for start in range(0, n, BLOCK):
-        m = min(BLOCK, n - start)
-        at = first + np.uintp(start * item_bytes(first_dtype))
-        load(padded(at, first_dtype, m, pads[0]), first_dtype, a)
-        at = second + np.uintp(start * item_bytes(second_dtype))
-        load(padded(at, second_dtype, m, pads[1]), second_dtype, b)
-        add_products(a, a, sums[0])
-        add_products(b, b, sums[1])
-        add_products(a, b, sums[2])
+    _products(n, first, first_dtype, second, second_dtype, sums, rooms(4, BLOCK))

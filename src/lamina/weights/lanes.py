@@ -19,14 +19,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-F32, F16, BF16 = 0, 1, 2
-"""Codes of the three dtypes a kernel reads and writes."""
-
-BLOCK = 2048
-"""Elements worked on at a time: an fp32 buffer of a block (8 KB) stays in the first-level cache."""
-LANES = 32
-STRIPE_BYTES = 8 * LANES
-"""A checksum runs over stripes of this size: 32 lanes of 64-bit words."""
+from lamina.weights.codes import BF16, BLOCK, F16, F32, LANES, STRIPE_BYTES
 
 I16, I32, I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
 FLOAT, DOUBLE, HALF = ir.FloatType(), ir.DoubleType(), ir.HalfType()
@@ -286,15 +279,15 @@ def add_products(x, y, sums):
 
 @nb.njit(nogil=True)
 def block_squares(x, lanes):
-    """Sum of squares over one block, for statistics: fp32 in 32 lanes of 64 terms each, then fp64.
+    """Sum of squares over one block: fp32 in 32 lanes of 64 terms each, then fp64. For statistics.
 
-    `lanes` (LANES,) is scratch.
+    The first LANES values of `lanes` are scratch.
     """
-    lanes[:] = np.float32(0.0)
+    lanes[:LANES] = np.float32(0.0)
     _product_f32(x.ctypes.data, x.ctypes.data, lanes.ctypes.data)
     total = 0.0
-    for lane in lanes:
-        total += lane
+    for i in range(LANES):
+        total += lanes[i]
     return total
 
 
@@ -337,15 +330,14 @@ def copy_bytes(typing_context, source, target, n):
 
 
 @nb.njit(nogil=True)
-def hash_bytes(address, num_bytes, lanes):
-    """Take bytes into the lanes (LANES,) uint64.
-
-    A part stripe is padded by zeros and may only end a tensor.
+def hash_bytes(address, num_bytes, lanes, tail):
+    """Take bytes into the lanes (LANES,) uint64. A part stripe is padded by zeros and may only end
+    a tensor. `tail` is scratch of a stripe's size at least.
     """
     stripes = num_bytes // STRIPE_BYTES
     _hash_stripes(address, lanes.ctypes.data, stripes)
     rest = num_bytes - stripes * STRIPE_BYTES
     if rest > 0:
-        tail = np.zeros(LANES, np.uint64)
+        tail[: STRIPE_BYTES // 4] = np.float32(0.0)
         copy_bytes(address + np.uintp(stripes * STRIPE_BYTES), tail.ctypes.data, rest)
         _hash_stripes(tail.ctypes.data, lanes.ctypes.data, 1)
