@@ -9,6 +9,7 @@ One streaming pass over base, instruct and all experts. The sums of every tensor
 by the models' fingerprints: another rule, granularity or weight costs no pass at all.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -264,16 +265,20 @@ def cache_folder() -> Path:
 
 
 def _cache_file(folder: Path, key: str) -> Path:
-    import hashlib
-
     name = hashlib.blake2b(f"{SCHEMA}/{key}".encode(), digest_size=16).hexdigest()
     return folder / "gram" / f"{name}.json"
+
+
+def _digest(rows: Mapping[str, object]) -> str:
+    """Tells a cache that was cut, edited or hit by a bad disk from the one that was written."""
+    return hashlib.blake2b(json.dumps(rows, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _from_cache(folder: Path, key: str) -> dict[str, TensorGram] | None:
     try:
         read = json.loads(_cache_file(folder, key).read_text(encoding="utf-8"))
-        if read["schema"] != SCHEMA or read["key"] != key:
+        whole = read["digest"] == _digest(read["tensors"])
+        if read["schema"] != SCHEMA or read["key"] != key or not whole:
             return None
         return {
             name: TensorGram(Gram(*row["sums"]), row["checksums"], row["nonfinite"])
@@ -298,6 +303,7 @@ def _to_cache(folder: Path, key: str, grams: Grams) -> None:
         return
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_json_atomic(file, {"schema": SCHEMA, "key": key, "tensors": rows})
+        told = {"schema": SCHEMA, "key": key, "digest": _digest(rows), "tensors": rows}
+        write_json_atomic(file, told)
     except OSError:
         return
