@@ -198,6 +198,7 @@ def test_tensors_of_another_shape_are_refused(copy: Path) -> None:
 def test_an_index_that_leads_elsewhere_is_refused(copy: Path, shard: str | int) -> None:
     index = {"metadata": {}, "weight_map": {"model.norm.weight": shard}}
     (copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    (copy / "model.safetensors").rename(copy / "one.safetensors")
     _refused(CheckpointError, copy, "index")
 
 
