@@ -1,7 +1,7 @@
 """Random bf16 weights of TinyLlama-1.1B's shapes, to measure merges on: a base, an instruct model
 and two experts.
 
-    python bench/make_weights.py DIR [--scale 2] [--shards 2] [--seed 0]
+    python bench/make_weights.py DIR [--scale 2] [--blocks 22] [--shards 2] [--seed 0]
 
 Makes DIR/base, DIR/instruct, DIR/math and DIR/code, 2.2 GB each (times about the scale, which
 multiplies the blocks). The base is normal(0, .02); the instruct model is the base plus a noise that
@@ -120,13 +120,14 @@ def split(tensors: dict[str, tuple[int, ...]], num_shards: int) -> list[dict[str
     return shards
 
 
-def make(folder: Path, *, scale: int, num_shards: int, seed: int) -> None:
+def make(folder: Path, *, scale: int, num_shards: int, seed: int, blocks: int = BLOCKS) -> None:
     """Write the four models, unless they lie there complete with the same settings."""
-    settings = {"scale": scale, "shards": num_shards, "seed": seed, "version": 1}
+    settings: dict[str, int] = {"scale": scale, "shards": num_shards, "seed": seed, "version": 1}
+    settings |= {} if blocks == BLOCKS else {"blocks": blocks}
     done = folder / DONE
     if done.exists() and json.loads(done.read_text()) == settings:
         return
-    num_blocks = BLOCKS * scale
+    num_blocks = blocks * scale
     tensors = shapes(num_blocks)
     shards = split(tensors, num_shards)
     names = [
@@ -164,10 +165,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--scale", type=int, default=1, help="times as many blocks")
+    parser.add_argument("--blocks", type=int, default=BLOCKS, help="blocks, before the scale")
     parser.add_argument("--shards", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    make(given.folder, scale=given.scale, num_shards=given.shards, seed=given.seed)
+    make(
+        given.folder,
+        scale=given.scale,
+        num_shards=given.shards,
+        seed=given.seed,
+        blocks=given.blocks,
+    )
     print(f"{given.folder}: {', '.join(MODELS)}")
 
 
