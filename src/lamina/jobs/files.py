@@ -1,6 +1,7 @@
 """What lies beside the weights of an output: config, tokenizer, model card."""
 
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,6 +49,33 @@ def config_bytes(prepared: Prepared, recipe: MergeRecipe) -> bytes:
         return raw
     config[key] = asked
     return (json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+def relocated(recipe: MergeRecipe, home: Path, out: Path) -> MergeRecipe:
+    """The recipe as it stands in the output: relative paths lead from there to the same folders."""
+
+    def moved(text: str | None) -> str | None:
+        if text is None:
+            return None
+        parts = [text] if (home / text).exists() else text.split("+")
+        return "+".join(_seen_from(part, home, out) for part in parts)
+
+    models = tuple(
+        entry.model_copy(update={"model": moved(entry.model)}) for entry in recipe.models
+    )
+    roles = ("base_model", "instruct_model", "target_model")
+    paths = {role: moved(getattr(recipe, role)) for role in roles}
+    heldout = {domain: _seen_from(text, home, out) for domain, text in recipe.heldout.items()}
+    return recipe.model_copy(update={**paths, "models": models, "heldout": heldout})
+
+
+def _seen_from(text: str, home: Path, out: Path) -> str:
+    found = home / text
+    if Path(text).is_absolute() or not found.exists():
+        found = Path(text)
+        if found.is_absolute() or not found.exists():
+            return text
+    return Path(os.path.relpath(found.resolve(), out.resolve())).as_posix()
 
 
 def missing_code_warning(prepared: Prepared) -> list[str]:

@@ -14,13 +14,14 @@ from lamina.core.manifest import Manifest, write_atomic, write_json_atomic
 from lamina.core.plan import LayerPlan
 from lamina.core.scores import LayerScores
 from lamina.jobs import results
-from lamina.jobs.files import card, missing_code_warning, write_model_files
+from lamina.jobs.files import card, missing_code_warning, relocated, write_model_files
 from lamina.jobs.prepare import Prepared, check_place, describe, prepare
 from lamina.jobs.related import require_related
 from lamina.jobs.watch import Watcher
 from lamina.lata.measure import Grams, lineage_warning, measure
 from lamina.merge.apply import Output, Sources, apply
 from lamina.merge.global_threshold import model_thresholds
+from lamina.weights import kernels
 from lamina.weights.compare import listed
 from lamina.weights.stream import default_threads
 from lamina.weights.writer import PartialOutput, commit, partial_output
@@ -98,6 +99,10 @@ def merge_prepared(
         from lamina.jobs.controls import read_texts
 
         read_texts(prepared)
+    if not kernels.all_ready():
+        watch.stage("compiling the kernels for this machine, once", 0)
+        watch.tell("compiling the kernels for this machine: some seconds, only this once")
+        kernels.compile_all()
     sources = Sources(inputs)
     warnings = [*prepared.recipe.warnings, *inputs.warnings, *missing_code_warning(prepared)]
     warnings += require_related(inputs, sources, allow=options.allow_unrelated)
@@ -123,11 +128,11 @@ def merge_prepared(
         warnings += results.refuse_broken(partial, inputs, allow=options.allow_nonfinite)
         _read_back(partial, out)
         manifests = {
-            output.folder: _finish(prepared, partial, output, found, grams, warnings, options)
+            output.folder: _finish(prepared, out, partial, output, found, grams, warnings, options)
             for output in outputs
         }
         if "" not in manifests:
-            manifests[""] = _finish_sweep(prepared, partial, manifests)
+            manifests[""] = _finish_sweep(prepared, out, partial, manifests)
         _log(partial.folder, began, cpu_began, options.threads)
     commit(out)
     return manifests[""]
@@ -204,6 +209,7 @@ def _read_back(partial: PartialOutput, out: Path) -> None:
 
 def _finish(
     prepared: Prepared,
+    out: Path,
     partial: PartialOutput,
     output: Output,
     found: Mapping[str, LayerScores],
@@ -232,7 +238,8 @@ def _finish(
     )
     plan = _plan_table(prepared, output)
     write_json_atomic(folder / "plan.json", {"schema": "lamina.plan/1", "experts": plan})
-    write_atomic(folder / "recipe.yaml", output.recipe.to_yaml().encode())
+    rerun = relocated(output.recipe, prepared.home, out / output.folder)
+    write_atomic(folder / "recipe.yaml", rerun.to_yaml().encode())
     entries = results.input_entries(prepared, records, grams)
     files = results.output_entries(prepared, output, records)
     if options.controls:
@@ -243,7 +250,7 @@ def _finish(
     text = card(
         prepared,
         output.recipe,
-        output.folder or partial.folder.name.removeprefix(".").removesuffix(".lamina-part"),
+        output.folder or out.name,
         told,
         entries,
         files,
@@ -293,7 +300,7 @@ def _plan_table(prepared: Prepared, output: Output) -> dict[str, Any]:
 
 
 def _finish_sweep(
-    prepared: Prepared, partial: PartialOutput, manifests: Mapping[str, dict[str, Any]]
+    prepared: Prepared, out: Path, partial: PartialOutput, manifests: Mapping[str, dict[str, Any]]
 ) -> dict[str, Any]:
     """The manifest of a whole sweep: its outputs are folders."""
     manifest = Manifest(
@@ -310,7 +317,8 @@ def _finish_sweep(
         results={folder: one["results"] for folder, one in manifests.items()},
         warnings=list(dict.fromkeys(w for one in manifests.values() for w in one["warnings"])),
     )
-    write_atomic(partial.folder / "recipe.yaml", prepared.recipe.to_yaml().encode())
+    rerun = relocated(prepared.recipe, prepared.home, out)
+    write_atomic(partial.folder / "recipe.yaml", rerun.to_yaml().encode())
     manifest.write(partial.folder)
     return manifest.model_dump()
 

@@ -111,7 +111,9 @@ def norm_scores(prepared: Prepared, output: Output, records: Records) -> dict[st
             method="delta_norm",
             unit="l2",
             granularity="block",
-            higher_means="this expert moved this layer further from the reference",
+            higher_means="this expert moved this layer further from the reference"
+            if inputs.reference is not None
+            else "this layer of this model has the larger norm",
             values=values,
             columns={"norm_share": share},
             model=inputs.typed.get(name, str(inputs.experts[name].path)),

@@ -26,7 +26,6 @@ from lamina.weights.blocks import (
 )
 from lamina.weights.codes import (
     BLOCK,
-    CHANGED,
     DROP,
     LANES,
     NONFINITE_IN,

@@ -20,17 +20,18 @@ from lamina.weights.codes import (
     VANISHED,
     WHOLE,
 )
-from lamina.weights.native import Kernel, rooms
+from lamina.weights.native import Kernel, ready, rooms
 
 __all__ = [
-    "BLOCK", "CHANGED", "DROP", "NONFINITE_IN", "NONFINITE_OUT", "TRIM", "VANISHED", "WHOLE",
-    "add_lora", "checksum", "combine", "count_magnitudes", "gram", "products", "sum_magnitudes",
+    "ALL", "BLOCK", "CHANGED", "DROP", "NONFINITE_IN", "NONFINITE_OUT", "TRIM", "VANISHED", "WHOLE",
+    "add_lora", "all_ready", "checksum", "combine", "compile_all", "count_magnitudes", "gram", "products", "sum_magnitudes",
     "to_f32",
 ]  # fmt: skip
 
 _combine = Kernel(
     "combine",
-    "i i u i u i u8:1 i8:1 i8:1 f4:1 i8:1 u4:1 i8:1 u8:1 f4:1 f4:1 b b f f u i u8:2 b f8:1 i8:1 f4:2",
+    "i i u i u i u8:1 i8:1 i8:1 f4:1 i8:1 u4:1 i8:1 u8:1 f4:1 f4:1 b b f f u i u8:2 b f8:1 i8:1 "
+    "f4:2",
 )
 _gram = Kernel("gram", "i u i u i u8:1 i8:1 i8:1 u8:2 f8:2 i8:1 f4:2")
 _count = Kernel("count_magnitudes", "i u i u i f i8:1 i f4:2")
@@ -39,6 +40,18 @@ _lora = Kernel("add_lora", "i i i u i f4:2 f4:2 f4:1 f4:2")
 _checksum = Kernel("checksum", "u i u8:1 f4:2")
 _to_f32 = Kernel("to_f32", "i u i f4:1 f4:2")
 _products = Kernel("products", "i u i u i f8:2 f4:2")
+ALL = (_combine, _gram, _count, _sum, _lora, _checksum, _to_f32, _products)
+
+
+def all_ready() -> bool:
+    """Whether every kernel is compiled for this machine already."""
+    return ready(ALL)
+
+
+def compile_all() -> None:
+    """Compile what is not compiled yet: some seconds, once per machine and version."""
+    for kernel in ALL:
+        kernel.load()
 
 
 def combine(

@@ -17,6 +17,7 @@ import os
 import re
 import struct
 import threading
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -42,11 +43,15 @@ class Kernel:
             words.append("Q" + "q" * int(dimensions) if dimensions else _SCALARS[element])
         self._struct = struct.Struct("=" + "".join(words))
 
-    def __call__(self, *arguments: Any) -> None:
+    def load(self) -> None:
+        """Load the machine code, compiling it where it is not kept yet."""
         if self._call is None:
             with _LOCK:
                 if self._call is None:
                     self._call = _load(self)
+
+    def __call__(self, *arguments: Any) -> None:
+        self.load()
         words: list[Any] = []
         for kind, argument in zip(self.kinds, arguments, strict=True):
             element, _, dimensions = kind.partition(":")
@@ -210,3 +215,8 @@ def rooms(count: int, columns: int, _local: Any = threading.local()) -> np.ndarr
     if held is None or len(held) < count or held.shape[1] != columns:
         held = _local.rows = np.zeros((count, columns), np.float32)
     return held[:count]
+
+
+def ready(kernels: Iterable[Kernel]) -> bool:
+    """Whether the machine code of all these is kept already (then the first call is quick)."""
+    return all(any((f / _key(k.name)).is_file() for f in cache_folders()) for k in kernels)

@@ -16,8 +16,8 @@ from lamina.core.errors import CheckpointError
 from lamina.weights import kernels
 from lamina.weights.adapter import AdaptedCheckpoint, LoraFactors
 from lamina.weights.checkpoint import Checkpoint
-from lamina.weights.headers import Header, TensorInfo
 from lamina.weights.codes import BF16, F16, F32, LANES
+from lamina.weights.headers import Header, TensorInfo
 
 DTYPE_CODES = {"F32": F32, "F16": F16, "BF16": BF16}
 NUMPY_DTYPES = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
