@@ -28,6 +28,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(PIP) install "$(TORCH)"
 	@echo "installing lamina and what it needs"
 	@$(PIP) install -c constraints.txt -e '.[dev]'
+	@echo "compiling the kernels for this machine"
+	@$(BIN)/python -c 'from lamina.weights.kernels import compile_all; compile_all()'
 	@touch $@
 
 demo: install  ## merge, forget and measure the small models that come with lamina; writes runs/demo

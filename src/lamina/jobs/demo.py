@@ -73,7 +73,7 @@ def run_demo(out: Path, watch: Watcher) -> dict[str, Any]:
         OutputError: something that is not an earlier demo stands there.
         DataError: the demo's models or texts are missing.
     """
-    from lamina.evaluate.perplexity import measure
+    from lamina.evaluate.perplexity import TextLoss, measure
     from lamina.evaluate.run import metrics_of
     from lamina.evaluate.text import read_documents
     from lamina.jobs.controls import bundled_texts, paired_with
@@ -96,7 +96,7 @@ def run_demo(out: Path, watch: Watcher) -> dict[str, Any]:
             watch=watch,
         )
     texts = {domain: read_documents(path) for domain, path in bundled_texts().items()}
-    losses = {}
+    losses: dict[str, dict[str, TextLoss]] = {}
     for name in ("instruct", FORGOTTEN, "task_arithmetic", POLLUTED, "forget"):
         watch.stage(f"measuring {name.replace('_', ' ')}", 0)
         folder = Path(members[name]) if name in members else out / name

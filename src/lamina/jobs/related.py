@@ -20,7 +20,6 @@ def require_related(inputs: Inputs, sources: Sources, *, allow: bool) -> list[st
     Raises:
         CheckpointError: the cosine of some model's weights with the target's is below .5.
     """
-    assert sources.target is not None
     names = _sample(inputs)
     others = {"reference": sources.reference, "base": sources.base, **sources.experts}
     found = {
@@ -68,9 +67,9 @@ def weight_cosine(first: Source, second: Source, names: list[str], inputs: Input
         n = min(SAMPLED_ELEMENTS, inputs.target.tensors[name].num_elements)
         kernels.products(
             n,
-            np.uint64(first.chunk(name, 0, n, None)),
+            first.chunk(name, 0, n, None),
             first.dtype(name),
-            np.uint64(second.chunk(name, 0, n, scratch)),
+            second.chunk(name, 0, n, scratch),
             second.dtype(name),
             sums,
         )

@@ -150,9 +150,9 @@ def _pass(
             at = base.chunk(name, first, min(n, ends[num] - first), None) if has_base else 0
             kernels.gram(
                 n,
-                np.uint64(at),
+                at,
                 base.dtype(name),
-                np.uint64(reference.chunk(name, first, n, None)),
+                reference.chunk(name, first, n, None),
                 reference.dtype(name),
                 addresses,
                 np.array([sources.experts[e].dtype(name) for e in experts], np.int64),

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lamina.core.plan import LayerPlan
-from lamina.merge.inputs import Inputs
+from lamina.merge.inputs import Inputs, Model
 from lamina.merge.methods import (
     DROP,
     TRIM,
@@ -57,14 +57,17 @@ class Sources:
     def __init__(self, inputs: Inputs) -> None:
         opened: dict[int, Source] = {}
 
-        def once(model: Any) -> Source | None:
-            if model is None:
-                return None
-            return opened.setdefault(id(model), Source(model))
+        def once(model: Model) -> Source:
+            if id(model) not in opened:
+                opened[id(model)] = Source(model)
+            return opened[id(model)]
+
+        def maybe(model: Model | None) -> Source | None:
+            return None if model is None else once(model)
 
         self.target = once(inputs.target)
-        self.reference = once(inputs.reference)
-        self.base = once(inputs.base)
+        self.reference = maybe(inputs.reference)
+        self.base = maybe(inputs.base)
         self.experts = {name: once(model) for name, model in inputs.experts.items()}
 
     def all(self) -> list[Source]:
@@ -102,12 +105,11 @@ def apply(
 
 def _copy(sources: Sources, place: Place, folder: str, partial: PartialOutput) -> dict[str, Any]:
     """An integer table: the target's, byte for byte."""
-    assert sources.target is not None
     data = sources.target.raw(place.name)
     partial.write(folder, place, 0, data)
     array = np.frombuffer(data, np.uint8)
     lanes = np.zeros(32, np.uint64)
-    kernels.checksum(np.uint64(array.ctypes.data), array.size, lanes)
+    kernels.checksum(array.ctypes.data, array.size, lanes)
     return {"checksum": digest_of(lanes, array.size), "copied": True}
 
 
@@ -149,7 +151,7 @@ def _merge(
     out_code = DTYPE_CODES[place.dtype]
     out_size = 4 if place.dtype == "F32" else 2
     out = scratch.get("output")
-    out_bytes = memoryview(out).cast("B")
+    out_bytes = out.data.cast("B")
     for first, n in chunks(total):
         if stop.is_set():
             return None
@@ -169,9 +171,9 @@ def _merge(
         kernels.combine(
             n,
             first,
-            np.uint64(target_at),
+            target_at,
             0 if target is None else target.dtype(name),
-            np.uint64(reference_at),
+            reference_at,
             0 if reference is None else reference.dtype(name),
             addresses,
             np.array([sources.experts[e].dtype(name) for e in experts], np.int64),
@@ -185,9 +187,9 @@ def _merge(
             np.array(weights, np.float32),
             numbers.elect,
             numbers.normalize,
-            np.float32(numbers.divisor),
-            np.float32(numbers.factor),
-            np.uint64(out.ctypes.data),
+            numbers.divisor,
+            numbers.factor,
+            out.ctypes.data,
             out_code,
             hashes,
             True,
@@ -217,7 +219,7 @@ def _at(
 def _hash_only(source: Source, name: str, address: int, n: int, lanes: np.ndarray) -> None:
     """An input that takes no part here is still read for its checksum."""
     size = 4 if source.dtype(name) == 0 else 2
-    kernels.checksum(np.uint64(address), n * size, lanes)
+    kernels.checksum(address, n * size, lanes)
 
 
 def _sparsifier(
@@ -270,11 +272,11 @@ def histogram(
     for first, n in chunks(end):
         kernels.count_magnitudes(
             n,
-            np.uint64(_at(reference, name, first, n, end, None)),
+            _at(reference, name, first, n, end, None),
             0 if reference is None else reference.dtype(name),
-            np.uint64(source.chunk(name, first, n, buffer)),
+            source.chunk(name, first, n, buffer),
             source.dtype(name),
-            np.float32(scale),
+            scale,
             counts,
             within,
         )
@@ -320,12 +322,12 @@ def _kept_share(
     for first, n in chunks(end):
         quota = kernels.sum_magnitudes(
             n,
-            np.uint64(_at(reference, name, first, n, end, None)),
+            _at(reference, name, first, n, end, None),
             0 if reference is None else reference.dtype(name),
-            np.uint64(source.chunk(name, first, n, buffer)),
+            source.chunk(name, first, n, buffer),
             source.dtype(name),
-            np.float32(scale),
-            np.uint32(bound.bits),
+            scale,
+            bound.bits,
             quota,
             sums,
         )
@@ -345,9 +347,9 @@ def _slerp(
         ]
         kernels.products(
             n,
-            np.uint64(addresses[0]),
+            addresses[0],
             first_source.dtype(name),
-            np.uint64(addresses[1]),
+            addresses[1],
             second_source.dtype(name),
             sums,
         )

@@ -20,6 +20,8 @@ from lamina.weights.checkpoint import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     Checkpoint,
+    embedding_name,
+    head_name,
     inside,
     model_folder,
     read_json_object,
@@ -237,6 +239,8 @@ def _scale(
 def adapt(base: Checkpoint, adapter: Adapter) -> AdaptedCheckpoint:
     """The adapter on a base: every module found by its whole path, every shape checked.
 
+    LoRA on a tied embedding moves the head too, as in PEFT's merge (in training it did not).
+
     Raises:
         CheckpointError: modules that the base does not have or whose shapes differ, all in one
             message.
@@ -273,6 +277,11 @@ def adapt(base: Checkpoint, adapter: Adapter) -> AdaptedCheckpoint:
                 f"{found}: {list(base.tensors[found].shape)} in the base, {list(tensor.shape)} in "
                 "the adapter"
             )
+        elif found == embedding_name(base) and head_name(base) is None and _trained(adapter, name):
+            problems.append(
+                f"{found}: trained whole, but the base's head is tied to it and PEFT leaves the "
+                "head as it was; merge it with PEFT, which unties them"
+            )
         else:
             replaced[found] = tensor
     if problems:
@@ -283,6 +292,12 @@ def adapt(base: Checkpoint, adapter: Adapter) -> AdaptedCheckpoint:
             + f"\nIt was trained on {adapter.base_name or 'a base that it does not name'}."
         )
     return AdaptedCheckpoint(base, adapter, factors, replaced)
+
+
+def _trained(adapter: Adapter, name: str) -> bool:
+    """Whether a whole tensor was trained (`modules_to_save`), not only saved along with LoRA."""
+    module, kept = name.rpartition(".")[0], adapter.config.get("modules_to_save")
+    return any(module.endswith(str(key)) for key in kept or [])
 
 
 def _is_transposed(

@@ -24,8 +24,8 @@ from lamina.weights.native import Kernel, ready, rooms
 
 __all__ = [
     "ALL", "BLOCK", "CHANGED", "DROP", "NONFINITE_IN", "NONFINITE_OUT", "TRIM", "VANISHED", "WHOLE",
-    "add_lora", "all_ready", "checksum", "combine", "compile_all", "count_magnitudes", "gram", "products", "sum_magnitudes",
-    "to_f32",
+    "add_lora", "all_ready", "checksum", "combine", "compile_all", "count_magnitudes", "gram",
+    "products", "sum_magnitudes", "to_f32",
 ]  # fmt: skip
 
 _combine = Kernel(

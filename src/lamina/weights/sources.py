@@ -94,7 +94,7 @@ class Source:
         assert scratch is not None and scratch.size >= n, "an adapter's chunk needs scratch"
         code = DTYPE_CODES[tensor.dtype]
         columns = factors[1].shape[1]
-        kernels.add_lora(n, first, columns, np.uint64(address), code, *factors, scratch)
+        kernels.add_lora(n, first, columns, address, code, *factors, scratch)
         return scratch.ctypes.data
 
     def release(self, name: str, first: int, n: int) -> None:
@@ -114,14 +114,14 @@ class Source:
         tensor = self._tensors[name]
         values = np.empty(tensor.num_elements, np.float32)
         address = self.chunk(name, 0, values.size, values)
-        kernels.to_f32(values.size, np.uint64(address), self.dtype(name), values)
+        kernels.to_f32(values.size, address, self.dtype(name), values)
         return values.reshape(tensor.shape)
 
 
 def _factor_arrays(file: MappedFile, factors: LoraFactors) -> tuple[np.ndarray, np.ndarray]:
     """(left, right) with delta = left @ right in the weight's own orientation; fp32, scaled."""
     a, b = _matrix(file, factors.a), _matrix(file, factors.b)
-    scaled = np.float32(factors.scale) * b
+    scaled = factors.scale * b
     left, right = (a.T, scaled.T) if factors.transposed else (scaled, a)
     return np.ascontiguousarray(left), np.ascontiguousarray(right)
 
@@ -129,7 +129,7 @@ def _factor_arrays(file: MappedFile, factors: LoraFactors) -> tuple[np.ndarray, 
 def _matrix(file: MappedFile, tensor: TensorInfo) -> np.ndarray:
     values = np.empty(tensor.num_elements, np.float32)
     code = DTYPE_CODES[tensor.dtype]
-    kernels.to_f32(values.size, np.uint64(file.address + tensor.begin), code, values)
+    kernels.to_f32(values.size, file.address + tensor.begin, code, values)
     if not np.isfinite(values).all():
         bad = int((~np.isfinite(values)).sum())
         raise CheckpointError(
@@ -160,7 +160,7 @@ def checksum_range(file: MappedFile, begin: int, end: int, step: int = 4 << 20) 
     lanes = np.zeros(LANES, np.uint64)
     for at in range(begin, end, step):
         stop = min(at + step, end)
-        kernels.checksum(np.uint64(file.address + at), stop - at, lanes)
+        kernels.checksum(file.address + at, stop - at, lanes)
         file.release(at, stop)
     return digest_of(lanes, end - begin)
 
