@@ -87,8 +87,8 @@ def test_layers_are_sums_of_tensors(home: Path) -> None:
     for unit, gram in blocks.items():
         parts = [g for u, g in modules.items() if u.split(".")[0] == unit]
         total = sum(parts, Gram(0.0, 0.0, 0.0))
-        wanted = [total.A, total.B, total.C]
-        assert [gram.A, gram.B, gram.C] == pytest.approx(wanted)
+        found_sums, wanted = [gram.A, gram.B, gram.C], [total.A, total.B, total.C]
+        assert found_sums == pytest.approx(wanted)
     found = scores(grams, inputs.layers, "module", model="m", inputs={})
     assert set(found.columns["rank"].values()) == set(range(1, 28))
 
