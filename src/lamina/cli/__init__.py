@@ -21,6 +21,7 @@ app = App(
     help="Measure each layer of a language model, merge or forget by it, and see what that did.",
     help_format="plaintext",
     version_flags=["--version"],
+    suppress_keyboard_interrupt=False,
 )
 
 Threads = Annotated[int | None, Parameter(help="Readers at once; default: the cores, 8 at most.")]

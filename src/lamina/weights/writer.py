@@ -154,6 +154,8 @@ def partial_output(
             journal = _read_journal(folder, run, layouts)
             if journal is None:
                 _clear(folder, run)
+            else:
+                _tidy(folder, layouts)
             partial = PartialOutput(folder, layouts, journal or [])
             try:
                 yield partial, bool(partial.done)
@@ -247,8 +249,22 @@ def _line(record: Mapping[str, Any]) -> bytes:
 
 def _clear(folder: Path, run: str) -> None:
     for entry in folder.iterdir():
-        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+        _remove(entry)
     (folder / RUN).write_text(run, encoding="utf-8")
+
+
+def _tidy(folder: Path, layouts: Mapping[str, Layout]) -> None:
+    """Remove all but weights and journal: a kill may have left half of any other file."""
+    kept = {folder / name for name in (JOURNAL, RUN, *layouts)}
+    kept |= {folder / sub / s.file for sub, layout in layouts.items() for s in layout.shards}
+    for home in {folder / sub for sub in ("", *layouts)}:
+        for entry in list(home.iterdir()) if home.is_dir() else []:
+            if entry not in kept:
+                _remove(entry)
+
+
+def _remove(entry: Path) -> None:
+    shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
 
 
 def commit(out: Path) -> None:
