@@ -11,9 +11,9 @@ import tiny_family as tf
 from lamina.jobs import run_merge
 from lamina.lata import measure as module
 from lamina.lata.measure import Gram, cache_folder, layer_grams, measure, scores
-from lamina.merge.apply import Sources
 from lamina.merge.inputs import Inputs, open_inputs
 from lamina.merge.recipe import from_dict
+from lamina.merge.sources import Sources
 from lamina.weights import stream
 
 

@@ -19,8 +19,9 @@ from lamina.jobs.prepare import Prepared, check_place, describe, prepare
 from lamina.jobs.related import require_related
 from lamina.jobs.watch import Watcher
 from lamina.lata.measure import Grams, lineage_warning, measure
-from lamina.merge.apply import Output, Sources, apply
+from lamina.merge.apply import Output, apply
 from lamina.merge.global_threshold import model_thresholds
+from lamina.merge.sources import Sources
 from lamina.weights import kernels
 from lamina.weights.compare import listed
 from lamina.weights.stream import default_threads
@@ -183,7 +184,7 @@ def _run_id(prepared: Prepared, plans: Mapping[str, LayerPlan], allow: bool) -> 
         "recipe": prepared.recipe.to_dict(),
         "forget": prepared.forget,
         "allow_nonfinite": allow,
-        "inputs": {name: m.fingerprint for name, m in prepared.inputs.named().items()},
+        "inputs": {name: m.identity for name, m in prepared.inputs.named().items()},
         "plans": {name: plan.model_dump() for name, plan in plans.items()},
         "files": {
             folder: [[s.file, s.size, hashlib.sha256(s.header).hexdigest()] for s in layout.shards]

@@ -3,8 +3,8 @@
 import numpy as np
 
 from lamina.core.errors import CheckpointError
-from lamina.merge.apply import Sources
 from lamina.merge.inputs import Inputs
+from lamina.merge.sources import Sources
 from lamina.weights import kernels
 from lamina.weights.sources import DTYPE_CODES, Source
 

@@ -6,7 +6,7 @@ so three sums per layer say everything, A = <u,u>, B = <t,t>, C = <t,u>:
     s = cos(c, u) = (A + C) / (sqrt(A) sqrt(A + 2C + B))                                    (eq. 6)
 
 One streaming pass over base, instruct and all experts. The sums of every tensor are kept in a cache
-by the models' fingerprints: another rule, granularity or weight costs no pass at all.
+by the models' fingerprints and files: another rule, granularity or weight costs no pass at all.
 """
 
 import hashlib
@@ -23,8 +23,8 @@ import numpy as np
 from lamina.core.layers import LayerMap
 from lamina.core.manifest import write_json_atomic
 from lamina.core.scores import LayerScores
-from lamina.merge.apply import Sources
 from lamina.merge.inputs import Inputs
+from lamina.merge.sources import Sources
 from lamina.weights import kernels
 from lamina.weights.sources import DTYPE_CODES, digest_of
 from lamina.weights.stream import Scratch, chunks, each_tensor
@@ -86,9 +86,9 @@ def measure(
     """
     assert inputs.base is not None and inputs.reference is not None
     folder = cache_folder() if cache is None else cache
-    prefix = f"{inputs.base.fingerprint}/{inputs.reference.fingerprint}"
+    prefix = f"{inputs.base.identity}/{inputs.reference.identity}"
     keys = {
-        name: f"{prefix}/{model.fingerprint}{_common_rows(inputs, name)}"
+        name: f"{prefix}/{model.identity}{_common_rows(inputs, name)}"
         for name, model in inputs.experts.items()
     }
     found = {name: _from_cache(folder, key) for name, key in keys.items()}

@@ -12,31 +12,20 @@ from typing import Any
 import numpy as np
 
 from lamina.core.plan import LayerPlan
-from lamina.merge.inputs import Inputs, Model
-from lamina.merge.methods import (
-    DROP,
-    TRIM,
-    TensorNumbers,
-    kept_count,
-    noise_key,
-    slerp_weights,
-    tensor_numbers,
-)
+from lamina.merge.inputs import Inputs
+from lamina.merge.methods import TensorNumbers, noise_key, slerp_weights, tensor_numbers
 from lamina.merge.nouns import MergeRecipe
-from lamina.merge.thresholds import BINS, KEEP_ALL, Threshold, find_bin
+from lamina.merge.sources import Sources, address_of
+from lamina.merge.sparsify import sparsifier
+from lamina.merge.thresholds import Threshold
 from lamina.weights import kernels
 from lamina.weights.layout import Place
-from lamina.weights.sources import (
-    DTYPE_CODES,
-    Source,
-    digest_of,
-)
+from lamina.weights.sources import DTYPE_CODES, Source, digest_of
 from lamina.weights.stream import Scratch, chunks, each_tensor
 from lamina.weights.writer import PartialOutput
 
 Progress = Callable[[int], None]
 """Called with the number of bytes just written, from any thread."""
-ALL = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
@@ -49,30 +38,6 @@ class Output:
     plans: Mapping[str, LayerPlan]
     thresholds: Mapping[tuple[str, str], Threshold]
     """TIES over the whole model: (tensor, expert) -> threshold; empty for TIES tensor by tensor."""
-
-
-class Sources:
-    """The opened inputs of a merge, one mapping for each model however many roles it plays."""
-
-    def __init__(self, inputs: Inputs) -> None:
-        opened: dict[int, Source] = {}
-
-        def once(model: Model) -> Source:
-            if id(model) not in opened:
-                opened[id(model)] = Source(model)
-            return opened[id(model)]
-
-        def maybe(model: Model | None) -> Source | None:
-            return None if model is None else once(model)
-
-        self.target = once(inputs.target)
-        self.reference = maybe(inputs.reference)
-        self.base = maybe(inputs.base)
-        self.experts = {name: once(model) for name, model in inputs.experts.items()}
-
-    def all(self) -> list[Source]:
-        found = [self.target, self.reference, self.base, *self.experts.values()]
-        return list(dict.fromkeys(source for source in found if source is not None))
 
 
 def apply(
@@ -141,8 +106,8 @@ def _merge(
     ends = [have.get(expert, total) for expert in experts] + [have.get("reference", total)]
     used = [linear or weights[k] * numbers.scales[k] != 0.0 for k in range(num)]
     limits = [end if k == num or used[k] else 0 for k, end in enumerate(ends)]
-    modes, bounds, rescales = _sparsifier(
-        sources, output, name, numbers, limits, total, used, scratch
+    modes, bounds, rescales = sparsifier(
+        sources, recipe, output.thresholds, name, numbers, limits, total, used, scratch
     )
     quotas = np.array([bound.quota for bound in bounds], np.int64)
     keys = [noise_key(recipe.seed, name, k) for k in range(num)]
@@ -155,16 +120,18 @@ def _merge(
     for first, n in chunks(total):
         if stop.is_set():
             return None
-        target_at = _at(target, name, first, n, total, None)
+        target_at = address_of(target, name, first, n, total, None)
         shared = reference is target
         reference_at = target_at
         if not shared:
-            reference_at = _at(reference, name, first, n, ends[num], scratch.get("reference"))
+            reference_at = address_of(
+                reference, name, first, n, ends[num], scratch.get("reference")
+            )
         addresses = np.zeros(num, np.uint64)
         for k, expert in enumerate(experts):
             source = sources.experts[expert]
             buffer = scratch.get(f"expert{k}") if source.needs_scratch else None
-            addresses[k] = _at(source, name, first, n, ends[k], buffer)
+            addresses[k] = address_of(source, name, first, n, ends[k], buffer)
             if not used[k] and addresses[k] and first < ends[k]:
                 _hash_only(source, name, int(addresses[k]), min(n, ends[k] - first), hashes[k])
                 addresses[k] = 0
@@ -202,136 +169,10 @@ def _merge(
     return _record(inputs, sources, place, experts, ends, hashes, sums, counts, total)
 
 
-def _at(
-    source: Source | None,
-    name: str,
-    first: int,
-    n: int,
-    end: int,
-    scratch: np.ndarray | None,
-) -> int:
-    """The address of a chunk, 0 where there is no source or the tensor has ended there."""
-    if source is None or first >= end:
-        return 0
-    return source.chunk(name, first, min(n, end - first), scratch)
-
-
 def _hash_only(source: Source, name: str, address: int, n: int, lanes: np.ndarray) -> None:
     """An input that takes no part here is still read for its checksum."""
     size = 4 if source.dtype(name) == 0 else 2
     kernels.checksum(address, n * size, lanes)
-
-
-def _sparsifier(
-    sources: Sources,
-    output: Output,
-    name: str,
-    numbers: TensorNumbers,
-    limits: list[int],
-    total: int,
-    used: list[bool],
-    scratch: Scratch,
-) -> tuple[list[int], list[Threshold], list[float]]:
-    """Per expert: mode, threshold and quota, rescaling factor."""
-    recipe = output.recipe
-    modes, bounds, rescales = [], [], []
-    for k, expert in enumerate(sources.experts):
-        density, mode, bound, rescale = numbers.densities[k], numbers.mode, KEEP_ALL, 1.0
-        if mode == TRIM and used[k] and (output.thresholds or density < 1.0):
-            bound = output.thresholds.get((name, expert)) or tensor_threshold(
-                sources, expert, name, numbers.scales[k], density, limits[k], scratch
-            )
-            if recipe.rescale:
-                rescale = _kept_share(
-                    sources, expert, name, numbers.scales[k], bound, limits[k], scratch
-                )
-        elif mode == DROP and density < 1.0:
-            bound = Threshold(int(density * 2**32), ALL)
-            rescale = 1.0 / density if recipe.rescale else 1.0
-        else:
-            mode = kernels.WHOLE
-        modes.append(mode)
-        bounds.append(bound)
-        rescales.append(rescale)
-    return modes, bounds, rescales
-
-
-def histogram(
-    sources: Sources,
-    expert: str,
-    name: str,
-    scale: float,
-    end: int,
-    scratch: Scratch,
-    counts: np.ndarray,
-    within: int,
-) -> None:
-    """Add one tensor of one expert to a histogram of magnitudes (`kernels.count_magnitudes`)."""
-    source, reference = sources.experts[expert], sources.reference
-    buffer = scratch.get("expert") if source.needs_scratch else None
-    for first, n in chunks(end):
-        kernels.count_magnitudes(
-            n,
-            _at(reference, name, first, n, end, None),
-            0 if reference is None else reference.dtype(name),
-            source.chunk(name, first, n, buffer),
-            source.dtype(name),
-            scale,
-            counts,
-            within,
-        )
-        source.release(name, first, n)
-        if reference is not None:
-            reference.release(name, first, n)
-
-
-def tensor_threshold(
-    sources: Sources,
-    expert: str,
-    name: str,
-    scale: float,
-    density: float,
-    end: int,
-    scratch: Scratch,
-) -> Threshold:
-    """The exact threshold that keeps a share of one tensor's values: two passes over it."""
-    if end == 0:
-        return KEEP_ALL
-    counts = np.zeros(BINS, np.int64)
-    histogram(sources, expert, name, scale, end, scratch, counts, -1)
-    upper, keep = find_bin(counts, kept_count(density, end))
-    counts[:] = 0
-    histogram(sources, expert, name, scale, end, scratch, counts, upper)
-    lower, quota = find_bin(counts, keep)
-    return Threshold(upper << 16 | lower, quota)
-
-
-def _kept_share(
-    sources: Sources,
-    expert: str,
-    name: str,
-    scale: float,
-    bound: Threshold,
-    end: int,
-    scratch: Scratch,
-) -> float:
-    """What a trimmed vector is multiplied by to have the L1 norm it had before (`rescale`)."""
-    source, reference = sources.experts[expert], sources.reference
-    buffer = scratch.get("expert") if source.needs_scratch else None
-    sums, quota = np.zeros(2), bound.quota
-    for first, n in chunks(end):
-        quota = kernels.sum_magnitudes(
-            n,
-            _at(reference, name, first, n, end, None),
-            0 if reference is None else reference.dtype(name),
-            source.chunk(name, first, n, buffer),
-            source.dtype(name),
-            scale,
-            bound.bits,
-            quota,
-            sums,
-        )
-    return float(sums[0] / sums[1]) if min(sums) >= 1e-7 else 1.0
 
 
 def _slerp(

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 import numpy as np
 
 from lamina.core.plan import LayerPlan
-from lamina.merge.apply import Sources, histogram
 from lamina.merge.inputs import Inputs
 from lamina.merge.methods import TRIM, kept_count, tensor_numbers
 from lamina.merge.nouns import MergeRecipe
+from lamina.merge.sources import Sources
+from lamina.merge.sparsify import histogram
 from lamina.merge.thresholds import BINS, KEEP_ALL, Threshold, find_bin
 from lamina.weights.sources import DTYPE_CODES
 from lamina.weights.stream import Scratch, each_tensor

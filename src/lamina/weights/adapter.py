@@ -20,12 +20,14 @@ from lamina.weights.checkpoint import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     Checkpoint,
+    file_identities,
     embedding_name,
     head_name,
     inside,
     model_folder,
     read_json_object,
     read_license,
+    sample_file,
 )
 from lamina.weights.headers import FLOATS, Header, TensorInfo, read_header
 
@@ -80,11 +82,16 @@ class Adapter:
 
     @cached_property
     def fingerprint(self) -> str:
+        """The same for the same contents, as `Checkpoint.fingerprint`."""
         digest = hashlib.blake2b(digest_size=16)
-        digest.update(f"{self.header.size}\0{self.header.mtime_ns}\0".encode())
-        digest.update(self.header.raw)
+        sample_file(self.header, digest)
         digest.update((self.path / ADAPTER_CONFIG).read_bytes())
         return digest.hexdigest()
+
+    @cached_property
+    def identity(self) -> str:
+        """The fingerprint and which very file this is."""
+        return f"{self.fingerprint}@{file_identities([self.header])}"
 
     @cached_property
     def license(self) -> str | None:
@@ -111,6 +118,10 @@ class AdaptedCheckpoint:
     @property
     def fingerprint(self) -> str:
         return f"{self.base.fingerprint}+{self.adapter.fingerprint}"
+
+    @property
+    def identity(self) -> str:
+        return f"{self.base.identity}+{self.adapter.identity}"
 
     @property
     def license(self) -> str | None:

@@ -14,7 +14,6 @@ from lamina.weights.codes import BF16, BLOCK, F16, LANES
 from lamina.weights.lanes import bits, copy_bytes
 
 _ABS = np.uint32(0x7FFFFFFF)
-_INF = np.uint32(0x7F800000)
 
 
 @nb.njit(nogil=True)
@@ -109,10 +108,7 @@ def store(values, address, dtype):
 @nb.njit(nogil=True)
 def count_nonfinite(values):
     """How many values of a block are NaN or infinite."""
-    count = np.uint32(0)
-    for i in range(BLOCK):
-        count += np.uint32((bits(values[i]) & _ABS) >= _INF)
-    return np.int64(count)
+    return fused.count_nonfinite(values.ctypes.data)
 
 
 @nb.njit(nogil=True)
@@ -132,16 +128,12 @@ def trim(delta, threshold, quota):
 
     Returns the quota left.
     """
-    equal = np.uint32(0)
-    for i in range(BLOCK):
-        equal += np.uint32((bits(delta[i]) & _ABS) == threshold)
+    equal = fused.count_equal(delta.ctypes.data, np.uint32(threshold))
     if equal == 0 or quota >= equal:
-        for i in range(BLOCK):
-            delta[i] = delta[i] if (bits(delta[i]) & _ABS) >= threshold else np.float32(0.0)
-        return quota - np.int64(equal)
+        fused.cut(delta.ctypes.data, np.uint32(threshold))
+        return quota - equal
     if quota == 0:
-        for i in range(BLOCK):
-            delta[i] = delta[i] if (bits(delta[i]) & _ABS) > threshold else np.float32(0.0)
+        fused.cut(delta.ctypes.data, np.uint32(threshold + 1))
         return quota
     for i in range(BLOCK):
         magnitude = bits(delta[i]) & _ABS
@@ -174,24 +166,10 @@ def scale_by(values, factor):
 
 
 @nb.njit(nogil=True)
-def elect_signs(weighted, weights, normalize, mass, divisor, total):
-    """TIES: keep what agrees with the sign of the sum of the weighted deltas.
+def elect_signs(weighted, weights, normalize, total):
+    """TIES: keep what agrees with the sign of the sum of the weighted deltas, rows of `weighted`.
 
     With `normalize` it is divided by the sum of the weights that agree.
     """
-    num = weighted.shape[0]
-    mass[:] = np.float32(0.0)
-    divisor[:] = np.float32(0.0)
-    for k in range(num):
-        for i in range(BLOCK):
-            mass[i] += weighted[k, i]
-    for k in range(num):
-        weight = weights[k]
-        for i in range(BLOCK):
-            value = weighted[k, i]
-            agrees = (value > 0) if mass[i] >= 0 else (value < 0)
-            total[i] += value if agrees else np.float32(0.0)
-            divisor[i] += weight if agrees else np.float32(0.0)
-    if normalize:
-        for i in range(BLOCK):
-            total[i] = total[i] / (divisor[i] if divisor[i] != 0 else np.float32(1.0))
+    rows, factors = weighted.ctypes.data, weights.ctypes.data
+    fused.elect(rows, factors, weighted.shape[0], normalize, total.ctypes.data)

@@ -101,3 +101,130 @@ def _finish(dtype: int) -> Any:
 
 take_f32, take_f16, take_bf16 = _take(F32), _take(F16), _take(BF16)
 finish_f32, finish_f16, finish_bf16 = _finish(F32), _finish(F16), _finish(BF16)
+
+
+def _counted(builder: ir.IRBuilder, hits: Any) -> ir.Value:
+    """How many lanes of all stripes a condition holds for; `hits` gives it for one stripe."""
+    total = cgutils.alloca_once(builder, ln.vector(ln.I32))
+    builder.store(ln.full(0, ln.I32), total)
+
+    def body(i: Any) -> None:
+        one = builder.zext(hits(i), ln.vector(ln.I32))
+        builder.store(builder.add(builder.load(total), one), total)
+
+    ln.each(builder, body)
+    return builder.zext(ln.lane_sum(builder, builder.load(total)), ln.I64)
+
+
+def _magnitude(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    word = builder.bitcast(value, ln.vector(ln.I32))
+    return builder.and_(word, ln.full(0x7FFFFFFF, ln.I32))
+
+
+@ln.inlined
+def count_nonfinite(typing_context, values):
+    """How many values of a block are NaN or infinite."""
+
+    def codegen(context, builder, signature, args):
+        source = ln.pointer(builder, args[0], ln.FLOAT)
+        infinity = ln.full(0x7F800000, ln.I32)
+
+        def hits(i: Any) -> ir.Value:
+            return builder.icmp_unsigned(
+                ">=", _magnitude(builder, ln.get(builder, source, i)), infinity
+            )
+
+        return _counted(builder, hits)
+
+    return types.int64(types.uintp), codegen
+
+
+@ln.inlined
+def count_equal(typing_context, values, magnitude):
+    """How many values of a block have this magnitude, given as the bits of its fp32 form."""
+
+    def codegen(context, builder, signature, args):
+        source = ln.pointer(builder, args[0], ln.FLOAT)
+        wanted = ln.splat(builder, args[1], ln.I32)
+
+        def hits(i: Any) -> ir.Value:
+            return builder.icmp_unsigned(
+                "==", _magnitude(builder, ln.get(builder, source, i)), wanted
+            )
+
+        return _counted(builder, hits)
+
+    return types.int64(types.uintp, types.uint32), codegen
+
+
+@ln.inlined
+def cut(typing_context, values, least):
+    """Zero every value whose magnitude (bits of its fp32 form) is below `least`."""
+
+    def codegen(context, builder, signature, args):
+        source = ln.pointer(builder, args[0], ln.FLOAT)
+        least = ln.splat(builder, args[1], ln.I32)
+
+        def body(i: Any) -> None:
+            value = ln.get(builder, source, i)
+            keep = builder.icmp_unsigned(">=", _magnitude(builder, value), least)
+            ln.put(builder, builder.select(keep, value, ln.full(0.0, ln.FLOAT)), source, i)
+
+        ln.each(builder, body)
+        return context.get_dummy_value()
+
+    return types.void(types.uintp, types.uint32), codegen
+
+
+@ln.inlined
+def elect(typing_context, weighted, weights, num, normalize, total):
+    """TIES' election over `num` blocks of weighted deltas that lie one behind the other.
+
+    total = the sum of what agrees in sign with the sum of all (>= 0 counts as positive), divided,
+    if `normalize`, by the sum of the weights that agree (where that is not 0).
+    """
+
+    def codegen(context, builder, signature, args):
+        rows = ln.pointer(builder, args[0], ln.FLOAT)
+        factors = builder.inttoptr(args[1], ln.FLOAT.as_pointer())
+        count = args[2]
+        out = ln.pointer(builder, args[4], ln.FLOAT)
+        stripes = ir.Constant(ln.I64, ln.BLOCK // ln.LANES)
+        zero, one = ln.full(0.0, ln.FLOAT), ln.full(1.0, ln.FLOAT)
+        kind = ln.vector(ln.FLOAT)
+        mass, kept, divisor = (cgutils.alloca_once(builder, kind) for _ in range(3))
+
+        def body(i: Any) -> None:
+            for total in (mass, kept, divisor):
+                builder.store(zero, total)
+
+            def value_of(k: Any) -> ir.Value:
+                return ln.get(builder, rows, builder.add(builder.mul(k, stripes), i))
+
+            with cgutils.for_range(builder, count) as loop:
+                builder.store(builder.fadd(builder.load(mass), value_of(loop.index)), mass)
+            positive = builder.fcmp_ordered(">=", builder.load(mass), zero)
+            with cgutils.for_range(builder, count) as loop:
+                value = value_of(loop.index)
+                above = builder.fcmp_ordered(">", value, zero)
+                below = builder.fcmp_ordered("<", value, zero)
+                agrees = builder.select(positive, above, below)
+                part = builder.select(agrees, value, zero)
+                builder.store(builder.fadd(builder.load(kept), part), kept)
+                weight = ln.splat(
+                    builder, builder.load(builder.gep(factors, [loop.index])), ln.FLOAT
+                )
+                share = builder.select(agrees, weight, zero)
+                builder.store(builder.fadd(builder.load(divisor), share), divisor)
+            result, by = builder.load(kept), builder.load(divisor)
+            safe = builder.select(builder.fcmp_ordered("!=", by, zero), by, one)
+            chosen = builder.select(
+                ln.splat(builder, args[3], ir.IntType(1)), builder.fdiv(result, safe), result
+            )
+            ln.put(builder, chosen, out, i)
+
+        ln.each(builder, body)
+        return context.get_dummy_value()
+
+    address = types.uintp
+    return types.void(address, address, types.int64, types.boolean, address), codegen

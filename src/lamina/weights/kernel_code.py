@@ -53,8 +53,8 @@ def combine(
 ):  # fmt: skip
     num = experts.shape[0]
     base, kept, update, result = work[0], work[1], work[2], work[3]
-    mass, share, sums_row, tail = work[4], work[5], work[6], work[7]
-    pads, deltas = work[8 : num + 11], work[num + 11 : 2 * num + 11]
+    sums_row, tail = work[4], work[5]
+    pads, deltas = work[6 : num + 9], work[num + 9 : 2 * num + 9]
     base[:] = np.float32(0.0)
     kept[:] = np.float32(0.0)
     same = reference == target
@@ -112,7 +112,7 @@ def combine(
             else:
                 add_scaled(update.ctypes.data, delta.ctypes.data, weights[k])
         if elect:
-            elect_signs(deltas, weights, normalize, mass, share, update)
+            elect_signs(deltas, weights, normalize, update)
         if divisor != np.float32(1.0):
             for i in range(BLOCK):
                 update[i] = update[i] / divisor
@@ -315,3 +315,26 @@ def products(n, first, first_dtype, second, second_dtype, sums, work):
         add_products(a, a, sums[0])
         add_products(b, b, sums[1])
         add_products(a, b, sums[2])
+
+
+@nb.njit(nogil=True, error_model="numpy")
+def count_both(n, reference, reference_dtype, expert, dtype, scale, upper, lowest, lower, work):
+    origin, delta, pads = work[0], work[1], work[2:4]
+    origin[:] = np.float32(0.0)
+    window, begin = np.uint64(lower.shape[0]), np.uint64(lowest)
+    for start in range(0, n, BLOCK):
+        m = min(BLOCK, n - start)
+        if reference != 0:
+            at = reference + np.uintp(start * item_bytes(reference_dtype))
+            load(padded(at, reference_dtype, m, pads[0]), reference_dtype, origin)
+        at = expert + np.uintp(start * item_bytes(dtype))
+        load_delta(padded(at, dtype, m, pads[1]), dtype, origin, delta)
+        if scale != np.float32(1.0):
+            scale_by(delta, scale)
+        for i in range(m):
+            word = np.uint64(bits(delta[i]) & _ABS)
+            bin_ = word >> np.uint64(16)
+            upper[bin_] += 1
+            place = bin_ - begin
+            if place < window:
+                lower[place, word & np.uint64(0xFFFF)] += 1

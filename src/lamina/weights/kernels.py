@@ -24,7 +24,8 @@ from lamina.weights.native import Kernel, ready, rooms
 
 __all__ = [
     "ALL", "BLOCK", "CHANGED", "DROP", "NONFINITE_IN", "NONFINITE_OUT", "TRIM", "VANISHED", "WHOLE",
-    "add_lora", "all_ready", "checksum", "combine", "compile_all", "count_magnitudes", "gram",
+    "add_lora", "all_ready", "checksum", "combine", "compile_all", "count_both",
+    "count_magnitudes", "gram",
     "products", "sum_magnitudes", "to_f32",
 ]  # fmt: skip
 
@@ -35,12 +36,13 @@ _combine = Kernel(
 )
 _gram = Kernel("gram", "i u i u i u8:1 i8:1 i8:1 u8:2 f8:2 i8:1 f4:2")
 _count = Kernel("count_magnitudes", "i u i u i f i8:1 i f4:2")
+_both = Kernel("count_both", "i u i u i f i8:1 i i8:2 f4:2")
 _sum = Kernel("sum_magnitudes", "i u i u i f u i8:1 f8:1 f4:2")
 _lora = Kernel("add_lora", "i i i u i f4:2 f4:2 f4:1 f4:2")
 _checksum = Kernel("checksum", "u i u8:1 f4:2")
 _to_f32 = Kernel("to_f32", "i u i f4:1 f4:2")
 _products = Kernel("products", "i u i u i f8:2 f4:2")
-ALL = (_combine, _gram, _count, _sum, _lora, _checksum, _to_f32, _products)
+ALL = (_combine, _gram, _count, _both, _sum, _lora, _checksum, _to_f32, _products)
 
 
 def all_ready() -> bool:
@@ -75,7 +77,7 @@ def combine(
     weighted deltas. `quotas` go down as equal magnitudes are kept. Where the update is zero the
     target's very value stays, -0.0 too.
     """
-    work = rooms(2 * len(experts) + 11, BLOCK)
+    work = rooms(2 * len(experts) + 9, BLOCK)
     _combine(
         n, first, target, target_dtype, reference, reference_dtype, experts, dtypes, limits, scales,
         modes, thresholds, quotas, keys, rescales, weights, elect, normalize, divisor, factor, out,
@@ -115,6 +117,19 @@ def count_magnitudes(
     """
     work = rooms(4, BLOCK)
     _count(n, reference, reference_dtype, expert, dtype, scale, histogram, within, work)
+
+
+def count_both(
+    n: int, reference: int, reference_dtype: int, expert: int, dtype: int, scale: float,
+    upper: np.ndarray, lowest: int, lower: np.ndarray,
+) -> None:  # fmt: skip
+    """Both histograms of `count_magnitudes` in one pass, where the bin wanted is nearly known.
+
+    upper (65536,) int64: all elements by their upper bits. lower (W, 65536): elements whose upper
+    bits are `lowest`, `lowest` + 1, ... by their lower bits.
+    """
+    work = rooms(4, BLOCK)
+    _both(n, reference, reference_dtype, expert, dtype, scale, upper, lowest, lower, work)
 
 
 def sum_magnitudes(

@@ -105,17 +105,20 @@ def prefetch(builder: ir.IRBuilder, address: ir.Value, index: ir.Value, dtype: i
         builder.call(function, [place, *(ir.Constant(I32, n) for n in (0, 2, 1))])
 
 
+def lane_sum(builder: ir.IRBuilder, value: ir.Value) -> ir.Value:
+    """The sum of the lanes of a vector of 32-bit integers."""
+    kind = ir.FunctionType(I32, [vector(I32)])
+    name = f"llvm.vector.reduce.add.v{LANES}i32"
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), [value])
+
+
 def add_counts(builder: ir.IRBuilder, totals: list[Any], counts: ir.Value) -> None:
     """Add the lanes of some vectors of 16-bit counts to the int64 numbers at an address."""
     numbers = builder.inttoptr(counts, I64.as_pointer())
     for column, total in enumerate(totals):
-        wide = builder.zext(builder.load(total), vector(I32))
-        kind = ir.FunctionType(I32, [vector(I32)])
-        name = f"llvm.vector.reduce.add.v{LANES}i32"
-        function = cgutils.get_or_insert_function(builder.module, kind, name)
+        found = lane_sum(builder, builder.zext(builder.load(total), vector(I32)))
         at = builder.gep(numbers, [ir.Constant(I64, column)])
-        found = builder.zext(builder.call(function, [wide]), I64)
-        builder.store(builder.add(builder.load(at), found), at)
+        builder.store(builder.add(builder.load(at), builder.zext(found, I64)), at)
 
 
 def _load(dtype: int) -> Any:
