@@ -52,7 +52,8 @@ json.dump({
     "word_perplexity": results["word_perplexity,none"],
     "byte_perplexity": results["byte_perplexity,none"],
     "rows": [sample["word_perplexity"][0] for sample in samples],
-    "max_length": lm.max_length, "version": lm_eval.__version__, "seconds": seconds, "cpu_seconds": cpu,
+    "max_length": lm.max_length, "version": lm_eval.__version__,
+    "seconds": seconds, "cpu_seconds": cpu,
 }, open(out, "w"))
 """
 
