@@ -290,13 +290,21 @@ def test_tied_and_untied_are_told(tmp_path: Path) -> None:
     refuse(write_model(tmp_path / "c", headless), "not tied", "no head among the tensors")
 
 
-def test_fingerprint_follows_the_files(folder: Path) -> None:
-    before = open_checkpoint(folder).fingerprint
-    assert open_checkpoint(folder).fingerprint == before
-    file = folder / "model.safetensors"
-    os.utime(file, ns=(1, 1))
-    touched = open_checkpoint(folder).fingerprint
-    assert touched != before
+def test_fingerprint_follows_the_contents_and_identity_the_files(
+    folder: Path, sharded: Path, tmp_path: Path
+) -> None:
+    before = open_checkpoint(folder)
+    copy = open_checkpoint(shutil.copytree(folder, tmp_path / "copy"))
+    assert copy.fingerprint == before.fingerprint
+    assert copy.identity != before.identity
+    assert open_checkpoint(folder).identity == before.identity
+    os.utime(folder / "model.safetensors", ns=(1, 1))
+    touched = open_checkpoint(folder)
+    assert touched.fingerprint == before.fingerprint
+    assert touched.identity != before.identity
+    other = random_model(seed=5)
+    assert open_checkpoint(write_model(folder, other)).fingerprint != before.fingerprint
+    assert open_checkpoint(sharded).fingerprint != before.fingerprint
 
 
 @pytest.mark.parametrize(

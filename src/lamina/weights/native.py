@@ -24,7 +24,15 @@ from typing import Any
 
 import numpy as np
 
-SOURCES = ("codes.py", "lanes.py", "fused.py", "blocks.py", "kernel_code.py", "native.py")
+SOURCES = (
+    "codes.py",
+    "lanes.py",
+    "fused.py",
+    "blocks.py",
+    "kernel_code.py",
+    "pointers.py",
+    "native.py",
+)
 _SCALARS = {"i": "q", "u": "Q", "b": "q", "f": "d"}
 _DTYPES = {"f4": "float32", "f8": "float64", "i8": "int64", "u4": "uint32", "u8": "uint64"}
 _LOCK = threading.Lock()
@@ -68,20 +76,24 @@ class Kernel:
 
 def cache_folders() -> list[Path]:
     """Where machine code may be kept, best first: beside the sources, then the user's cache."""
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return [Path(__file__).parent / "__pycache__", Path(home) / "lamina" / "kernels"]
+    folders = [Path(__file__).parent / "__pycache__"]
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111
+    if not home.startswith("~"):  # a user without a home
+        folders.append(Path(home) / "lamina" / "kernels")
+    return folders
 
 
-def _key(name: str) -> str:
+def _key(kernel: Kernel) -> str:
+    """The file of a kernel's code: another one for other sources, arguments, tools or processor."""
     import llvmlite.binding as llvm
 
-    digest = hashlib.blake2b(digest_size=16)
+    digest = hashlib.blake2b(" ".join(kernel.kinds).encode(), digest_size=16)
     for source in SOURCES:
         digest.update(Path(__file__).with_name(source).read_bytes())
     features = llvm.get_host_cpu_features().flatten()
     told = (version("numba"), version("llvmlite"), llvm.get_host_cpu_name(), features)
     digest.update("\0".join(told).encode())
-    return f"{name}-{digest.hexdigest()}.o"
+    return f"{kernel.name}-{digest.hexdigest()}.o"
 
 
 def _load(kernel: Kernel) -> Any:
@@ -90,7 +102,7 @@ def _load(kernel: Kernel) -> Any:
 
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
-    file = _key(kernel.name)
+    file = _key(kernel)
     code = next((c for c in (_read(f / file) for f in cache_folders()) if c is not None), None)
     if code is None:
         code = _compile(kernel)
