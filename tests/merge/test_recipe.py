@@ -223,7 +223,6 @@ def test_methods_of_mergekit_that_lamina_has_not_are_named(method: str) -> None:
         (LATA.replace("{rule: linear_drop}", "{}"), "parameters.rule: is missing; choose one of"),
         (LATA + "controls: {permutations: 0}\n", "needs a whole number from 1"),
         (LATA.replace("./code", "math"), "`math` is listed twice"),
-        (LATA.replace("./code", "x+y"), "name the adapter's folder itself, `y`"),
         (LATA.replace("model: ./code", "model: 12"), "write it in quotes: '12'"),
         ("merge_method: linear\n", "models: is missing or empty"),
         ("merge_method: linear\nmodels: {a: b}\n", "models: is missing or empty"),

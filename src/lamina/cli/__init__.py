@@ -20,6 +20,7 @@ app = App(
     version=lamina.__version__,
     help="Measure each layer of a language model, merge or forget by it, and see what that did.",
     help_format="plaintext",
+    default_parameter=Parameter(negative=()),
     version_flags=["--version"],
     suppress_keyboard_interrupt=False,
 )
@@ -49,13 +50,20 @@ def merge(
 
     Parameters
     ----------
-    config: The recipe, a YAML file.
-    out: The new model folder; also gets the scores, the plan, a manifest and report.html.
-    dry_run: Only check, and tell what would be read and written.
-    overwrite: Replace OUT if it is an output of lamina.
-    controls: LATA: also test whether the ranking of the layers carried information.
-    allow_nonfinite: Write the output although some values are NaN or infinite.
-    allow_unrelated: Merge models that have no common ancestor.
+    config
+        The recipe, a YAML file.
+    out
+        The new model folder; also gets the scores, the plan, a manifest and report.html.
+    dry_run
+        Only check, and tell what would be read and written.
+    overwrite
+        Replace OUT if it is an output of lamina.
+    controls
+        LATA: also test whether the ranking of the layers carried information.
+    allow_nonfinite
+        Write the output although some values are NaN or infinite.
+    allow_unrelated
+        Merge models that have no common ancestor.
     """
     _merge(
         config,
@@ -89,13 +97,20 @@ def forget(
 
     Parameters
     ----------
-    config: The recipe, as for merge; weights are given without the minus, 1 if missing.
-    out: The new model folder.
-    dry_run: Only check, and tell what would be read and written.
-    overwrite: Replace OUT if it is an output of lamina.
-    controls: Also test whether the ranking of the layers carried information.
-    allow_nonfinite: Write the output although some values are NaN or infinite.
-    allow_unrelated: Use models that have no common ancestor.
+    config
+        The recipe, as for merge; weights are given without the minus, 1 if missing.
+    out
+        The new model folder.
+    dry_run
+        Only check, and tell what would be read and written.
+    overwrite
+        Replace OUT if it is an output of lamina.
+    controls
+        Also test whether the ranking of the layers carried information.
+    allow_nonfinite
+        Write the output although some values are NaN or infinite.
+    allow_unrelated
+        Use models that have no common ancestor.
     """
     _merge(
         config,
@@ -125,10 +140,14 @@ def check(
 
     Parameters
     ----------
-    file: A recipe, or the folder of a model or adapter.
-    out: The output that is planned; its disk is asked for room.
-    forget: Read the recipe as `lamina forget` does.
-    as_json: Print JSON.
+    file
+        A recipe, or the folder of a model or adapter.
+    out
+        The output that is planned; its disk is asked for room.
+    forget
+        Read the recipe as `lamina forget` does.
+    as_json
+        Print JSON.
     """
     from lamina.cli.output import print_check
     from lamina.jobs.check import check_folder, check_recipe
@@ -152,12 +171,18 @@ def evaluate(
 
     Parameters
     ----------
-    models: Folders of models or adapters, or hub names.
-    text: A text file, or name=file, as often as there are domains: .txt, .jsonl, .jsonl.gz.
-    out: Also write the numbers there, as JSON.
-    base: The model that adapters belong to; default: the one they name.
-    dtype: float32, bfloat16, float16 or auto.
-    max_length: Tokens the model sees at once; default: what it was made for.
+    models
+        Folders of models or adapters, or hub names.
+    text
+        A text file, or name=file, as often as there are domains: .txt, .jsonl, .jsonl.gz.
+    out
+        Also write the numbers there, as JSON.
+    base
+        The model that adapters belong to; default: the one they name.
+    dtype
+        float32, bfloat16, float16 or auto.
+    max_length
+        Tokens the model sees at once; default: what it was made for.
     """
     from lamina.cli.output import print_metrics
     from lamina.evaluate.run import run_eval
@@ -184,7 +209,8 @@ def show(path: Path, /) -> None:
 
     Parameters
     ----------
-    path: A folder that lamina wrote.
+    path
+        A folder that lamina wrote.
     """
     from rich.console import Console
 
@@ -199,7 +225,8 @@ def verify(path: Path, /) -> None:
 
     Parameters
     ----------
-    path: A folder that lamina wrote.
+    path
+        A folder that lamina wrote.
     """
     from lamina.jobs.verify import verify_folder
 
@@ -222,8 +249,10 @@ def demo(
 
     Parameters
     ----------
-    out: Where the demo writes; what an earlier demo wrote there is replaced.
-    list_: Only print the folders of the demo's models, as JSON.
+    out
+        Where the demo writes; what an earlier demo wrote there is replaced.
+    list_
+        Only print the folders of the demo's models, as JSON.
     """
     from lamina.jobs.demo import list_members, run_demo
 

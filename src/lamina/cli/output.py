@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from lamina.jobs.files import summary
+
 
 def _console() -> Console:
     return Console(highlight=False, markup=False, soft_wrap=not Console().is_terminal)
@@ -72,12 +74,7 @@ def print_merged(out: Path, manifest: Mapping[str, Any]) -> None:
     console = _console()
     every = manifest["results"]
     for name, results in every.items() if manifest["kind"] == "sweep" else [("", every)]:
-        console.print(
-            f"{out / name}: {results['tensors_changed']} of {results['tensors']} tensors changed, "
-            f"the update is {100 * results['relative_change']:.3g} % of the target's norm, "
-            f"{results['values_vanished']:,} of {results['values']:,} values of it vanished in "
-            "rounding."
-        )
+        console.print(f"{out / name}: {summary(manifest['recipe']['merge_method'], results)}")
     print_warnings(console, manifest["warnings"])
     page = out / "report.html"
     if page.is_file():

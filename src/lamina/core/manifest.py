@@ -42,18 +42,19 @@ class Manifest(BaseModel):
         return folder / NAME
 
 
-def write_json_atomic(path: Path, obj: object) -> None:
+def write_json_atomic(path: Path, obj: object, *, sort_keys: bool = True) -> None:
     """Writes JSON so that the file is either the old one or the whole new one.
 
     A temporary name beside it, flushed to the disk, then renamed; the folder is flushed too. Keys
-    are sorted and a newline ends the file: the same object gives the same bytes. A number that is
+    are sorted (or left as they are where their order means something) and a newline ends the file:
+    the same object gives the same bytes. A number that is
     not finite becomes null, as JSON has none.
 
     Raises:
         OutputError: the folder is missing, read-only or full.
     """
     plain = _finite(obj)
-    text = json.dumps(plain, indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
+    text = json.dumps(plain, indent=1, sort_keys=sort_keys, allow_nan=False, ensure_ascii=False)
     write_atomic(path, (text + "\n").encode())
 
 

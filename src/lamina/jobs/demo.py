@@ -115,7 +115,7 @@ def run_demo(out: Path, watch: Watcher) -> dict[str, Any]:
         "paired": paired,
         "forget": {"text": _forgetting(losses)},
     }
-    write_json_atomic(out / "metrics.json", metrics)
+    write_json_atomic(out / "metrics.json", metrics, sort_keys=False)
     page = write_demo_page(
         out,
         {

@@ -8,19 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from lamina.core.manifest import write_atomic
+from lamina.jobs.carried import carried_files
 from lamina.jobs.prepare import Prepared
 from lamina.merge.nouns import MergeRecipe
 from lamina.weights.checkpoint import INDEX
 from lamina.weights.layout import Layout
-
-CARRIED = (
-    "tokenizer.json", "tokenizer_config.json", "tokenizer.model", "special_tokens_map.json",
-    "added_tokens.json", "vocab.json", "vocab.txt", "merges.txt", "spiece.model",
-    "sentencepiece.bpe.model", "tekken.json", "chat_template.jinja", "chat_template.json",
-    "generation_config.json", "preprocessor_config.json", "processor_config.json",
-    "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "USE_POLICY.md",
-)  # fmt: skip
-"""Files of the target that an output needs to be loaded and used."""
 
 
 def write_model_files(
@@ -28,12 +20,9 @@ def write_model_files(
 ) -> None:
     """Config, index, tokenizer, generation config and licence, as the target has them."""
     home = prepared.inputs.target.path
-    for name in CARRIED:
-        if (home / name).is_file():
-            shutil.copyfile(home / name, folder / name)
-    templates = home / "additional_chat_templates"
-    if templates.is_dir():
-        shutil.copytree(templates, folder / templates.name, dirs_exist_ok=True)
+    for name in carried_files(home):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(home / name, folder / name)
     write_atomic(folder / "config.json", config_bytes(prepared, recipe))
     if layout.index is not None:
         write_atomic(folder / INDEX, layout.index)
@@ -89,6 +78,21 @@ def missing_code_warning(prepared: Prepared) -> list[str]:
     ]
 
 
+def summary(method: str, results: Mapping[str, Any]) -> str:
+    """What an output is, in a sentence or two."""
+    if method in ("linear", "slerp"):
+        return (
+            f"{results['tensors']} tensors with {results['values']:,} values, weighed together; "
+            f"{results['tensors_copied']} tables copied."
+        )
+    return (
+        f"{results['tensors_changed']} of {results['tensors']} tensors and "
+        f"{results['values_changed']:,} of {results['values']:,} values differ from the target; "
+        f"the whole update has {100 * results['relative_change']:.3g} % of the target's norm. "
+        f"{results['values_vanished']:,} values of the update vanished in rounding."
+    )
+
+
 def card(
     prepared: Prepared,
     recipe: MergeRecipe,
@@ -125,10 +129,7 @@ def card(
         "|---|---:|---|",
         *(f"| {f} | {e['bytes']:,} | `{e['checksum']}` |" for f, e in sorted(outputs.items())),
         "",
-        f"{results['tensors_changed']} of {results['tensors']} tensors and "
-        f"{results['values_changed']:,} of {results['values']:,} values differ from the target; "
-        f"the whole update has {100 * results['relative_change']:.3g} % of the target's norm. "
-        f"{results['values_vanished']:,} values of the update vanished in rounding.",
+        summary(recipe.method, results),
         "",
     ]
     if coefficients:

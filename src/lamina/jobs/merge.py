@@ -236,9 +236,12 @@ def _finish(
                 name: results.where_it_sits(inputs, table) for name, table in squares.items()
             },
         },
+        sort_keys=False,
     )
     plan = _plan_table(prepared, output)
-    write_json_atomic(folder / "plan.json", {"schema": "lamina.plan/1", "experts": plan})
+    write_json_atomic(
+        folder / "plan.json", {"schema": "lamina.plan/1", "experts": plan}, sort_keys=False
+    )
     rerun = relocated(output.recipe, prepared.home, out / output.folder)
     write_atomic(folder / "recipe.yaml", rerun.to_yaml().encode())
     entries = results.input_entries(prepared, records, grams)
@@ -247,7 +250,7 @@ def _finish(
         from lamina.jobs.controls import run_controls
 
         metrics = run_controls(prepared, folder, found, output.plans, options)
-        write_json_atomic(folder / "metrics.json", metrics)
+        write_json_atomic(folder / "metrics.json", metrics, sort_keys=False)
     text = card(
         prepared,
         output.recipe,

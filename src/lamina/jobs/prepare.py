@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lamina.core.errors import RecipeError
+from lamina.jobs.carried import carried_files
 from lamina.merge.inputs import Inputs, open_inputs
 from lamina.merge.nouns import MergeRecipe, value_problems
 from lamina.merge.recipe import load_forgetting, load_recipe
@@ -94,6 +95,7 @@ def prepare_recipe(
 ) -> Prepared:
     """`prepare` for a recipe that is already read."""
     inputs = open_inputs(recipe, home or source.parent)
+    carried_files(inputs.target.path)
     problems = value_problems(recipe, inputs.layers)
     settings = {s.name: recipe.at(s) for s in recipe.sweep} if recipe.sweep else {"": recipe}
     if recipe.sweep:

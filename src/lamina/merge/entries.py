@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lamina.core.errors import nearest
-from lamina.merge.keys import PARAMETERS, PER_MODEL, THEIRS, check_parameters
+from lamina.merge.keys import PARAMETERS, PER_MODEL, check_parameters
 from lamina.merge.nouns import Method, ModelEntry, SweepSetting
 from lamina.merge.section import Section
 from lamina.merge.values import Problems, Value, is_constant, numbers_in
@@ -75,12 +75,6 @@ def _read_entry(file: MergeFile, section: Section) -> ModelEntry | None:
             )
         return ModelEntry(model=path, name=name or "")
     check_parameters(file.method, own, of_a_model=True)
-    if path is not None and "+" in path and not Path(path).exists():
-        adapter = path.split("+")[-1]
-        section.wrong(
-            "model",
-            f"`{path}`: `model+adapter` {THEIRS}; name the adapter's folder itself, `{adapter}`",
-        )
     takes = [key for key in PER_MODEL if file.method is None or key in PARAMETERS[file.method]]
     values = {key: _with_default(own.value(key), file.defaults[key]) for key in takes}
     outside = [n for n in numbers_in(values.get("density") or ()) if not 0 < n <= 1]
@@ -134,7 +128,8 @@ def _named(
         taken |= {entry.name} - {""}
     named: list[ModelEntry] = []
     for entry in entries:
-        folder = Path(os.path.normpath(Path.cwd() / entry.model)).name or "model"
+        last = entry.model if Path(entry.model).exists() else entry.model.rpartition("+")[2]
+        folder = Path(os.path.normpath(Path.cwd() / last)).name or "model"
         name, number = entry.name or folder, 2
         while not entry.name and name in taken:
             name, number = f"{folder}-{number}", number + 1

@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from lamina.core.errors import RecipeError, did_you_mean, nearest
 from lamina.core.layers import LayerMap
 
+LARGEST = 3.4028234e38
+"""Of float32, in which all arithmetic is done."""
 SIZE_UNITS: Mapping[str, int] = {
     "": 1,
     "B": 1,
@@ -126,9 +128,9 @@ def read_number(raw: object, path: str, problems: Problems) -> float | None:
         number = float(raw)
     except OverflowError:
         number = math.inf
-    if not math.isfinite(number):
+    if not abs(number) <= LARGEST:
         problems.add(
-            path, f"is {number}; a merge with it would be NaN or infinite. Give a finite number"
+            path, f"is {number:g}; a merge with it would be NaN or infinite. Give a finite number"
         )
         return None
     return number

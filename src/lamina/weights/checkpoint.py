@@ -80,7 +80,7 @@ class Checkpoint:
 
 
 def sample_file(header: Header, digest: Any) -> None:
-    """Take a file's header and 64 bytes from the start and the middle of each tensor into a hash."""
+    """Take a header, and 64 bytes from start and middle of each tensor, into a hash."""
     digest.update(f"{header.size}\0".encode())
     digest.update(header.raw)
     with header.file.open("rb", buffering=0) as stream:
