@@ -231,4 +231,4 @@ def rooms(count: int, columns: int, _local: Any = threading.local()) -> np.ndarr
 
 def ready(kernels: Iterable[Kernel]) -> bool:
     """Whether the machine code of all these is kept already (then the first call is quick)."""
-    return all(any((f / _key(k.name)).is_file() for f in cache_folders()) for k in kernels)
+    return all(any((f / _key(k)).is_file() for f in cache_folders()) for k in kernels)
