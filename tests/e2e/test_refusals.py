@@ -75,6 +75,7 @@ RECIPES: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "weight NaN": (ARITHMETIC.replace("0.25", ".nan"), ("weight", "is nan", "finite")),
     "weight infinite": (ARITHMETIC.replace("0.25", "-.inf"), ("weight", "is -inf", "finite")),
+    "weight beyond float32": (ARITHMETIC.replace("0.25", "1e39"), ("weight", "is 1e+39", "finite")),
     "weight NaN in a list": (ARITHMETIC.replace("0.25", "[0.1, .nan]"), ("weight", "is nan")),
     "weight a text": (ARITHMETIC.replace("0.25", "abc"), ("weight", "`abc`", "number")),
     "weights sum to zero": (
@@ -466,6 +467,45 @@ def test_slerp_needs_one_vocabulary(lamina: Any, home: Path) -> None:
         "parameters: {t: 0.5}\n"
     )
     merge(lamina, home, recipe, says=("slerp", "one vocabulary", "[104, 48]"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.json",
+        "tokenizer.json",
+        "LICENSE",
+        "additional_chat_templates",
+        "additional_chat_templates/a.jinja",
+    ],
+)
+def test_carried_file_that_is_a_link_out(name: str, lamina: Any, home: Path) -> None:
+    """What is copied into the output may not come from anywhere on this disk."""
+    secret, place = home / "secret", home / "instruct" / name
+    if name == "additional_chat_templates":
+        secret.mkdir()
+        (secret / "a.jinja").write_text("{}")
+    else:
+        shutil.copy(home / "instruct" / "config.json", secret)
+    place.unlink(missing_ok=True)
+    place.parent.mkdir(exist_ok=True)
+    place.symlink_to(secret)
+    says = ("link out of the model folder", name, "secret")
+    refused(lamina, home, "check", home / "lata.yaml", says=says)
+    refused(lamina, home, "merge", home / "lata.yaml", home / "out", says=says)
+
+
+def test_carried_files(lamina: Any, home: Path) -> None:
+    """Tokenizer and templates come along; links that stay in the folder do no harm."""
+    (home / "instruct" / "real.json").write_text('{"a": 1}')
+    (home / "instruct" / "tokenizer.json").symlink_to("real.json")
+    (home / "instruct" / "additional_chat_templates").mkdir()
+    (home / "instruct" / "additional_chat_templates" / "rag.jinja").write_text("{{ x }}")
+    assert lamina("merge", home / "lata.yaml", home / "out").code == 0
+    assert (home / "out" / "tokenizer.json").read_text() == '{"a": 1}'
+    assert not (home / "out" / "tokenizer.json").is_symlink()
+    template = home / "out" / "additional_chat_templates" / "rag.jinja"
+    assert template.read_text() == "{{ x }}"
 
 
 # An adapter
