@@ -124,7 +124,7 @@ def test_a_pickled_adapter_is_refused(pico: Path, tmp_path: Path) -> None:
 
 
 def test_a_missing_folder_is_told_with_the_nearest(copy: Path) -> None:
-    _refused(CheckpointError, copy.parent / "modle", "There is no folder", f"Did you mean {copy}?")
+    _refused(CheckpointError, copy.parent / "modle", "does not exist", f"Did you mean {copy}?")
     _refused(CheckpointError, copy.parent / "no" / "model", "does not exist")
 
 
@@ -132,7 +132,7 @@ def test_a_relative_path_is_not_looked_up_on_the_hub(
     copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(copy.parent.parent)
-    _refused(CheckpointError, f"{copy.parent.name}/modle", "There is no folder")
+    _refused(CheckpointError, f"{copy.parent.name}/modle", "does not exist")
 
 
 def test_a_hub_name_that_cannot_be_had_is_told() -> None:

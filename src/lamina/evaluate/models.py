@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lamina.core.errors import CheckpointError, RecipeError, did_you_mean, nearest
+from lamina.core.errors import CheckpointError, RecipeError, did_you_mean
 from lamina.weights.adapter import is_adapter
 from lamina.weights.checkpoint import (
     ADAPTER_CONFIG,
@@ -92,7 +92,7 @@ def find_model(model: Path | str, *, base: Path | str | None = None) -> Source:
     first, plus, second = name.partition("+")
     if plus and not Path(name).expanduser().exists():
         name, base = second, first
-    folder = _folder(name)
+    folder = locate(name)
     if not is_adapter(folder):
         _check_folder(folder)
         return Source(str(model), folder, None)
@@ -182,25 +182,9 @@ def quiet() -> Iterator[None]:
 # ---- finding ------------------------------------------------------------------------------------
 
 
-def _folder(name: str, home: Path | None = None) -> Path:
-    """The folder of that name, or of the hub's model of that name.
-
-    `models/math` could be both; with a folder `models` here a path is meant, and the hub, which
-    takes a minute to fail without a network, is not asked.
-    """
-    path = Path(name).expanduser()
-    beside = home is not None and (home / path).exists()
-    if not beside and not path.exists() and path.parent != Path() and path.parent.is_dir():
-        folders = [entry.name for entry in sorted(path.parent.iterdir()) if entry.is_dir()]
-        match = nearest(path.name, folders)
-        asked = f" Did you mean {path.parent / match}?" if match else " Give a model's folder."
-        raise CheckpointError(f"There is no folder {name}.{asked}")
-    return locate(name, home)
-
-
 def _base_folder(adapter: Path, base: Path | str | None) -> Path:
     if base is not None:
-        return _folder(str(base))
+        return locate(str(base))
     named = read_json_object(adapter / ADAPTER_CONFIG).get("base_model_name_or_path")
     if not isinstance(named, str) or not named:
         raise CheckpointError(
@@ -208,7 +192,7 @@ def _base_folder(adapter: Path, base: Path | str | None) -> Path:
             "Say it with `base`."
         )
     try:
-        return _folder(named, adapter)
+        return locate(named, adapter)
     except CheckpointError as error:
         raise CheckpointError(
             f"The adapter {adapter} was trained on `{named}`, which is not found from the "

@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from lamina.core.errors import CheckpointError
+from lamina.core.errors import CheckpointError, nearest
 from lamina.weights.adapter import (
     AdaptedCheckpoint,
     adapt,
@@ -21,7 +21,8 @@ def locate(text: str, home: Path | None = None) -> Path:
     """The folder that a user means.
 
     Beside the recipe (`home`), from the working folder, or a hub name `org/model[@revision]`, which
-    is fetched into the hub's own cache.
+    is fetched into the hub's own cache. `models/math` could be both; where a folder `models` is, a
+    path is meant, and the hub, which takes a minute to fail without a network, is not asked.
 
     Raises:
         CheckpointError: there is no such folder and no such model.
@@ -31,13 +32,24 @@ def locate(text: str, home: Path | None = None) -> Path:
     for candidate in dict.fromkeys(tried):
         if exists(candidate):
             return candidate
-    if path.is_absolute() or text.startswith((".", "~")) or not HUB_NAME.fullmatch(text):
+    beside = [c.parent for c in tried if c.parent != Path() and c.parent.is_dir()]
+    meant = path.is_absolute() or text.startswith((".", "~")) or not HUB_NAME.fullmatch(text)
+    if meant or any(folder not in (home, Path()) for folder in beside):
         where = " or ".join(str(candidate) for candidate in dict.fromkeys(tried))
         raise CheckpointError(
-            f"{text} does not exist (looked for {where}). Give a model's folder, or a hub name "
-            "such as `org/model`."
+            f"{text} does not exist (looked for {where}). {_near(path.name, beside)}"
         )
     return _from_hub(text)
+
+
+def _near(name: str, folders: list[Path]) -> str:
+    """What a mistyped folder may have been meant to be."""
+    for folder in folders:
+        known = [entry.name for entry in sorted(folder.iterdir()) if entry.is_dir()]
+        match = nearest(name, known)
+        if match is not None:
+            return f"Did you mean {folder / match}?"
+    return "Give a model's folder, or a hub name such as `org/model`."
 
 
 def _from_hub(text: str) -> Path:
