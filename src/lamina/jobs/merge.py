@@ -135,7 +135,7 @@ def merge_prepared(
         if "" not in manifests:
             manifests[""] = _finish_sweep(prepared, out, partial, manifests)
         _log(partial.folder, began, cpu_began, options.threads)
-    commit(out)
+        commit(out)
     return manifests[""]
 
 
