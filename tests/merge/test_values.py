@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from lamina.core.errors import RecipeError
 from lamina.core.layers import LayerMap
 from lamina.merge.values import (
+    LARGEST,
     Problems,
     Setting,
     interpolate,
@@ -92,7 +93,7 @@ def test_interpolation_stays_between_its_numbers(
     st.lists(
         st.builds(
             Setting,
-            st.floats(allow_nan=False, allow_infinity=False)
+            st.floats(-LARGEST, LARGEST)
             | st.lists(st.floats(-1, 1), min_size=1, max_size=4).map(tuple),
             st.none() | st.sampled_from(["mlp", "layers.3", "self_attn"]),
         ),
