@@ -172,7 +172,6 @@ def write(out: Path, data: Path, corpus: Corpus) -> None:
         "remembered": remembered(models, corpus),
         "different": f"{len(train):,}",
         "context": str(CONTEXT),
-        "steps": f"{runs['base']['steps']:,}",
         "score_seconds": f"{seconds:.0f}",
     }
     text = TEXT.read_text()

@@ -62,6 +62,8 @@ def package(out: Path, demo: Path) -> None:
     for name in (*(f"models/{member}" for member in score.MEMBERS), "heldout"):
         shutil.rmtree(demo / name, ignore_errors=True)
         shutil.copytree(out / name, demo / name)
+    for path in demo.rglob("*.*"):
+        path.chmod(0o644)
     for name in ("losses.json", "MODEL_CARD.md"):
         shutil.copyfile(out / name, demo / name)
 

@@ -20,11 +20,11 @@ from transformers import (
 
 CONTEXT = 512
 SETTINGS = {
-    "base": Settings(steps=3000, learning_rate=3e-3, checks=16),
-    "instruct": Settings(steps=900, learning_rate=1e-3),
-    "math": Settings(steps=500, learning_rate=1e-3),
-    "code": Settings(steps=250, learning_rate=2e-3),
-    "unwanted": Settings(steps=500, learning_rate=3e-3),
+    "base": Settings(steps=1732, learning_rate=3e-3, checks=16),
+    "instruct": Settings(steps=798, learning_rate=1e-3),
+    "math": Settings(steps=510, learning_rate=1e-3),
+    "code": Settings(steps=248, learning_rate=2e-3),
+    "unwanted": Settings(steps=547, learning_rate=3e-3),
 }
 BATCH_TOKENS = {"base": 8 * CONTEXT, "instruct": 2048, "math": 2048, "code": 2048, "unwanted": 1536}
 
