@@ -174,6 +174,13 @@ def test_recipe_in_the_output_runs_again(home: Path) -> None:
     assert tf.read_bytes(home / "again") == tf.read_bytes(home / "out")
 
 
+def test_the_page_of_a_forgetting_tells_the_command_that_does_it_again(home: Path) -> None:
+    merge(home, lata(models=[{"model": "./math"}]), forget=True)
+    assert "lamina merge recipe.yaml ../again" in (home / "out" / "report.html").read_text()
+    run_merge(home / "out" / "recipe.yaml", home / "again")
+    assert tf.read_bytes(home / "again") == tf.read_bytes(home / "out")
+
+
 def test_overwrite(home: Path) -> None:
     merge(home, arithmetic())
     old = tf.read_bytes(home / "out")

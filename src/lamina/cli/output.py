@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -12,7 +13,9 @@ from lamina.jobs.files import summary
 
 
 def _console() -> Console:
-    return Console(highlight=False, markup=False, soft_wrap=not Console().is_terminal)
+    """The terminal; off a terminal wide enough for every table."""
+    width = None if Console().is_terminal else 120
+    return Console(highlight=False, markup=False, width=width)
 
 
 def size(num_bytes: float) -> str:
@@ -108,9 +111,34 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
 
 def print_demo(result: Mapping[str, str]) -> None:
     """The losses, what they say, and where the page is."""
-    from lamina.report.show import render_comparison
+    from lamina.core.manifest import read_json
+    from lamina.report.show import render_reading
 
-    console = _console()
-    console.print(render_comparison(Path(result["folder"])))
-    console.print(f"page:    {result['page']}")
-    console.print(f"numbers: {result['numbers']}")
+    console, folder = _console(), Path(result["folder"])
+    console.print(losses_table(read_json(folder / "metrics.json")))
+    console.print(Text("bold: lowest of all; nats a token, lower is better", style="dim"))
+    console.print(render_reading(folder))
+    console.print(f"page:    {result['page']}", soft_wrap=True)
+    console.print(f"numbers: {result['numbers']}", soft_wrap=True)
+
+
+def losses_table(metrics: Mapping[str, Any]) -> Table:
+    """Held-out losses, a line for each domain and a column for each model: fits 80 columns."""
+    table = Table(
+        title="Loss on held-out text",
+        title_justify="left",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    table.add_column("domain")
+    names = [name for name in metrics["order"] if name in metrics["models"]]
+    for name in names:
+        table.add_column(name, justify="right", vertical="bottom")
+    for domain in metrics["domains"]:
+        losses = [metrics["models"][name][domain]["loss"] for name in names]
+        cells = [
+            Text(f"{loss:.2f}", style="bold" if loss == min(losses) else "") for loss in losses
+        ]
+        table.add_row(Text(domain.replace("_", " ")), *cells)
+    return table

@@ -107,7 +107,7 @@ def run_demo(out: Path, watch: Watcher) -> dict[str, Any]:
     paired = first["paired"]
     paired["differences"] |= paired_with(losses, "instruct")["differences"]
     order = [*first["order"], *others]
-    order.sort(key=lambda name: (name not in MEMBERS, order.index(name)))
+    order = sorted(order, key=lambda name: name not in MEMBERS)
     metrics = {
         **first,
         "order": order,

@@ -7,6 +7,10 @@ from lamina.report import formats
 from lamina.report.nouns import Run
 from lamina.report.tables import Cell, Row, Table
 
+AGAIN = "lamina merge recipe.yaml ../again"
+"""What to type in the folder of the page to do it again: a merge after `lamina forget` too, as the
+recipe there has the minus in it.
+"""
 _FIRST = ("path", "kind", "license", "tensors", "bytes", "fingerprint", "checksum")
 _NAMES = {"license": "licence", "bytes": "size"}
 
@@ -105,9 +109,3 @@ def _cell(key: str, value: object) -> Cell:
     return Cell(
         str(value), numeric=False, tone="code" if key in ("fingerprint", "checksum", "path") else ""
     )
-
-
-def command(run: Run) -> str:
-    """What to type, in the folder of the page, to do it again."""
-    verb = "forget" if run.kind == "forget" else "merge"
-    return f"lamina {verb} recipe.yaml ../again"

@@ -161,7 +161,7 @@ def _section(run: Run, title: str, anchor: str, *, part: bool = False) -> Sectio
         facts=facts.facts(run, cost=part),
         inputs=facts.inputs(run),
         outputs=facts.outputs(run),
-        command=facts.command(run),
+        command=facts.AGAIN,
         vector="update" if words.adds_updates(run) else "model",
     )
 

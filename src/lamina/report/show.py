@@ -111,11 +111,22 @@ def render_comparison(folder: Path) -> RenderableType:
             f"{folder}: no losses of models are here. Name a folder of a run, or the file that "
             "`lamina eval` wrote."
         )
+    told, merges = _told(folder, metrics)
+    return Group(_reading(told), Text(""), _measured(metrics, merges))
+
+
+def render_reading(folder: Path) -> RenderableType:
+    """What the losses and controls of a folder say, in words alone."""
+    metrics = read_metrics(folder)
+    return Text("") if metrics is None else _reading(_told(folder, metrics)[0])
+
+
+def _told(folder: Path, metrics: Metrics) -> tuple[list[verdicts.Part], list[str]]:
+    """The reading of a folder with several merges, and which of its models are merges."""
     runs = [(path.name.replace("_", " "), read_run(path)) for path in runs_below(folder)]
     merges = verdicts.merges_of(metrics, {name for _, run in runs for name in run.inputs})
     told = [words.overview(runs)] if runs else []
-    told += verdicts.measured_reading(metrics, merges)
-    return Group(_reading(told), Text(""), _measured(metrics, merges))
+    return [*told, *verdicts.measured_reading(metrics, merges)], merges
 
 
 def _measured(metrics: Metrics, merges: Sequence[str]) -> RenderableType:
