@@ -25,6 +25,8 @@ from lamina.evaluate.text import Document, read_documents
 from lamina.jobs.prepare import Prepared
 from lamina.merge.values import numbers_in
 from lamina.weights.adapter import AdaptedCheckpoint
+from lamina.weights.checkpoint import exists
+from lamina.weights.locate import expanded
 
 if TYPE_CHECKING:
     from lamina.jobs.merge import Options
@@ -32,6 +34,10 @@ if TYPE_CHECKING:
 Losses = Mapping[str, TextLoss]
 """One model's loss per domain."""
 MERGE = "LATA"
+ALL_ALIKE = (
+    "Nothing to put to the test: the rule gave every layer the same coefficient, so there is no "
+    "ranking to permute or to reverse."
+)
 
 
 def read_texts(prepared: Prepared) -> dict[str, tuple[Document, ...]]:
@@ -48,8 +54,8 @@ def read_texts(prepared: Prepared) -> dict[str, tuple[Document, ...]]:
 
 def locate_text(text: str, home: Path) -> Path:
     """A text's path, from the recipe's folder or the working folder."""
-    path = Path(text).expanduser()
-    return path if path.is_absolute() or not (home / path).exists() else home / path
+    path = expanded(text)
+    return path if path.is_absolute() or not exists(home / path) else home / path
 
 
 def bundled_texts() -> dict[str, Path]:
@@ -132,14 +138,18 @@ def run_controls(
         watch.stage(f"control: {name.replace('_', ' ')}", 0)
         measured[name] = _measure_control(prepared, folder, variant, texts, options)
     signs = domain_signs(prepared, texts)
+    warnings = [w for name, by in losses.items() for w in warnings_of(name, by)]
+    table = controls_table(losses[MERGE], measured, signs)
+    if all(len(set(plan.coefficients.values())) == 1 for plan in plans.values()):
+        table["text"] = ALL_ALIKE
     return {
         "schema": "lamina.metrics/1",
         "domains": list(texts),
         "order": list(losses),
         "models": {name: metrics_of(by_domain) for name, by_domain in losses.items()},
         "paired": paired_with(losses, "instruct"),
-        "controls": controls_table(losses[MERGE], measured, signs),
-        "warnings": [w for name, by in losses.items() for w in warnings_of(name, by)],
+        "controls": table,
+        "warnings": warnings + unnamed_forgetting(prepared, texts),
     }
 
 
@@ -161,12 +171,28 @@ def members(prepared: Prepared) -> dict[str, tuple[Path, Path | None]]:
 
 def domain_signs(prepared: Prepared, texts: Iterable[str]) -> dict[str, float]:
     """+1 where a low loss is wanted; -1 for a domain that bears the name of a forgotten expert."""
-    forgotten = {
+    names = forgotten(prepared)
+    return {domain: -1.0 if domain in names else 1.0 for domain in texts}
+
+
+def forgotten(prepared: Prepared) -> set[str]:
+    """The experts that are taken away, by name."""
+    return {
         entry.name
         for entry in prepared.recipe.models
         if entry.weight and all(number < 0 for number in numbers_in(entry.weight))
     }
-    return {domain: -1.0 if domain in forgotten else 1.0 for domain in texts}
+
+
+def unnamed_forgetting(prepared: Prepared, texts: Iterable[str]) -> list[str]:
+    """A warning where no text shows whether an expert was forgotten."""
+    missing = ", ".join(f"`{name}`" for name in sorted(forgotten(prepared) - set(texts)))
+    if not missing:
+        return []
+    return [
+        f"no held-out text bears the name of the forgotten {missing}, so low losses count as good "
+        "everywhere and nothing here shows the forgetting. Name its text so under `heldout:`."
+    ]
 
 
 def _measure_control(
@@ -179,7 +205,8 @@ def _measure_control(
     from lamina.jobs.merge import merge_prepared
     from lamina.jobs.watch import Watcher
 
-    out = folder.with_name(f"{folder.name}-control")
+    # Inside the unfinished output: whatever ends the run, nothing is left elsewhere.
+    out = folder / "control"
     shutil.rmtree(out, ignore_errors=True)
     quiet = replace(options, watch=Watcher(), controls=False, report=False)
     try:

@@ -73,7 +73,7 @@ def run_merge(
             "--controls puts a ranking of layers to the test: it needs `merge_method: lata` and no "
             f"sweep; this recipe has {seen}."
         )
-    check_place(prepared, out, overwrite=overwrite)
+    check_place(prepared, out, overwrite=overwrite, controls=controls)
     if dry_run:
         return describe(prepared, out, threads)
     options = Options(

@@ -121,8 +121,10 @@ def output_dtypes(recipe: MergeRecipe, inputs: Inputs) -> dict[str, str]:
     }
 
 
-def check_place(prepared: Prepared, out: Path, *, overwrite: bool = False) -> None:
-    """Whether the output may stand there and fits the disk.
+def check_place(
+    prepared: Prepared, out: Path, *, overwrite: bool = False, controls: bool = False
+) -> None:
+    """Whether the output may stand there and fits the disk, with one control beside it.
 
     Raises:
         OutputError: it may not, or does not.
@@ -131,7 +133,7 @@ def check_place(prepared: Prepared, out: Path, *, overwrite: bool = False) -> No
     folders = [model.path for model in models]
     folders += [model.base.path for model in models if isinstance(model, AdaptedCheckpoint)]
     check_output(out, list(dict.fromkeys(folders)), overwrite=overwrite)
-    check_disk(out, prepared.bytes_to_write)
+    check_disk(out, prepared.bytes_to_write * (2 if controls else 1))
 
 
 def describe(prepared: Prepared, out: Path | None, threads: int) -> dict[str, object]:

@@ -27,7 +27,7 @@ def locate(text: str, home: Path | None = None) -> Path:
     Raises:
         CheckpointError: there is no such folder and no such model.
     """
-    path = _path(text)
+    path = expanded(text)
     tried = [path] if path.is_absolute() or home is None else [home / path, path]
     for candidate in dict.fromkeys(tried):
         if exists(candidate):
@@ -97,11 +97,12 @@ def open_model(
 
 
 def _exists(text: str, home: Path | None) -> bool:
-    path = _path(text)
+    path = expanded(text)
     return exists(path) or (home is not None and exists(home / path))
 
 
-def _path(text: str) -> Path:
+def expanded(text: str) -> Path:
+    """A path with `~` filled in, where there is such a user."""
     try:
         return Path(text).expanduser()
     except RuntimeError:  # the home of nobody we know
