@@ -540,6 +540,25 @@ def test_adapter_of_another_kind(lamina: Any, home: Path) -> None:
     merge(lamina, home, LATA.replace("./math", "./lora"), says=says)
 
 
+@pytest.mark.parametrize("key", ["rank_pattern", "alpha_pattern"])
+def test_adapter_with_a_pattern_that_is_no_table(key: str, lamina: Any, home: Path) -> None:
+    write_adapter(home / "lora", **{key: ["q_proj"]})
+    merge(lamina, home, LATA.replace("./math", "./lora"), says=(key, "a table of modules"))
+
+
+def test_adapter_that_names_another_base_is_told(lamina: Any, home: Path) -> None:
+    write_adapter(home / "lora", base_model_name_or_path="../base")
+    (home / "recipe.yaml").write_text(LATA.replace("./math", "./lora"))
+    told = lamina("check", home / "recipe.yaml")
+    assert told.code == 0
+    assert "says it was trained on ../base" in told.out
+    (home / "lora" / "adapter_config.json").write_text(
+        (home / "lora" / "adapter_config.json").read_text().replace("../base", "../copy")
+    )
+    shutil.copytree(home / "instruct", home / "copy")
+    assert "says it was trained on" not in lamina("check", home / "recipe.yaml").out
+
+
 def test_adapter_as_base(lamina: Any, home: Path) -> None:
     write_adapter(home / "lora")
     merge(lamina, home, LATA.replace("./base", "./lora"), says=("is a LoRA adapter", "whole model"))
@@ -675,7 +694,31 @@ def test_output_is_a_file(lamina: Any, home: Path) -> None:
 
 def test_output_below_a_file(lamina: Any, home: Path) -> None:
     out = home / "arithmetic.yaml" / "out"
-    refused(lamina, home, "merge", home / "lata.yaml", out, says=("arithmetic.yaml",))
+    says = ("arithmetic.yaml is a file",)
+    refused(lamina, home, "merge", home / "lata.yaml", out, says=says)
+    refused(lamina, home, "check", home / "lata.yaml", out, says=says)
+
+
+def test_output_below_a_name_that_is_too_long(lamina: Any, home: Path) -> None:
+    out = home / ("x" * 300) / "out"
+    refused(lamina, home, "merge", home / "lata.yaml", out, says=("too long a name",))
+
+
+@pytest.mark.parametrize("name", ["run", "journal.jsonl", "manifest.json", "recipe.yaml"])
+def test_setting_of_a_sweep_named_as_a_file_of_ours(name: str, lamina: Any, home: Path) -> None:
+    sweep = f"sweep: [{{name: {name}, weight: 1}}]\n"
+    merge(lamina, home, LATA + sweep, says=("sweep[0].name", "is a file of the output"))
+
+
+@pytest.mark.parametrize("name", ["instruct", "LATA", "base", "target"])
+def test_expert_named_as_another_model(name: str, lamina: Any, home: Path) -> None:
+    recipe = LATA.replace("{model: ./math,", f"{{model: ./math, name: {name},")
+    merge(lamina, home, recipe, says=(f"`{name}` stands for another model",))
+
+
+def test_text_in_the_home_of_nobody(lamina: Any, home: Path) -> None:
+    recipe = LATA + "heldout: {a: ~nobody_of_this_name/a.txt}\n"
+    merge(lamina, home, recipe, "--controls", says=("No such file",))
 
 
 def test_not_enough_disk(lamina: Any, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -741,6 +784,20 @@ def test_verify_and_show_of_nothing(lamina: Any, home: Path) -> None:
     refused(lamina, home, "verify", home / "math", says=("manifest.json",))
     refused(lamina, home, "show", home / "math", says=("manifest.json",))
     refused(lamina, home, "check", home / "nothing", says=("does not exist",))
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"outputs": []}', '{"outputs": {"a": {}}}'])
+def test_verify_of_another_manifest(text: str, lamina: Any, home: Path) -> None:
+    (home / "math" / "manifest.json").write_text(text)
+    refused(lamina, home, "verify", home / "math", says=("not a manifest of lamina's",))
+
+
+def test_trouble_of_the_system(lamina: Any, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def open_(*_: object) -> int:
+        raise PermissionError(13, "Permission denied", "secret")
+
+    monkeypatch.setattr("lamina.jobs.check.open_checkpoint", open_)
+    refused(lamina, home, "check", home / "math", says=("secret: Permission denied",))
 
 
 # As a user meets them: a process of its own

@@ -1,6 +1,7 @@
 """Is an output still what was written? Its files against the checksums of its manifest."""
 
 from pathlib import Path
+from typing import Any
 
 from lamina.core.errors import DataError
 from lamina.core.manifest import read_json
@@ -17,9 +18,8 @@ def verify_folder(folder: Path) -> list[str]:
     """
     if not (folder / "manifest.json").is_file():
         raise DataError(f"{folder} has no manifest.json: it is not a finished output of lamina.")
-    manifest = read_json(folder / "manifest.json")
     problems = []
-    for name, entry in sorted(manifest.get("outputs", {}).items()):
+    for name, entry in sorted(_outputs(folder / "manifest.json").items()):
         file = folder / name
         if not file.is_file():
             problems.append(f"{name}: missing")
@@ -33,3 +33,18 @@ def verify_folder(folder: Path) -> list[str]:
         if combined_digest(sums) != entry["checksum"]:
             problems.append(f"{name}: other contents than were written")
     return problems
+
+
+def _outputs(file: Path) -> dict[str, dict[str, Any]]:
+    """File -> what the manifest says of it."""
+    manifest = read_json(file)
+    outputs = manifest.get("outputs") if isinstance(manifest, dict) else None
+    good = isinstance(outputs, dict) and all(
+        isinstance(entry, dict) and {"bytes", "checksum"} <= entry.keys()
+        for entry in outputs.values()
+    )
+    if not good or not outputs:
+        raise DataError(
+            f"{file} does not say what was written (`outputs`): it is not a manifest of lamina's."
+        )
+    return outputs

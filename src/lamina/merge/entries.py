@@ -16,8 +16,14 @@ from lamina.merge.nouns import Method, ModelEntry, SweepSetting
 from lamina.merge.section import Section
 from lamina.merge.values import Problems, Value, is_constant, numbers_in
 
-# What other models of a merge are called; for linear the base is an input as any other.
+# What other models of a merge are called; for linear the base is an input as any other. LATA's
+# reference is told as `instruct`, and its controls call the merge `LATA`.
 ROLES = ("target", "reference", "base")
+LATA_ROLES = (*ROLES, "instruct", "LATA")
+
+
+SWEEP_FILES = ("journal.jsonl", "log.jsonl", "manifest.json", "recipe.yaml", "run")
+"""Files beside the folders of a sweep's settings, while it is written or afterwards."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,10 +126,11 @@ def _named(
     method: Method | None, entries: list[ModelEntry], problems: Problems
 ) -> tuple[ModelEntry, ...]:
     """The entries with unique names: the given ones, else the folders', numbered where needed."""
-    taken = set(ROLES if method != "linear" else ROLES[:2])
+    roles = {"linear": ROLES[:2], "lata": LATA_ROLES}.get(method or "", ROLES)
+    taken = set(roles)
     for entry in entries:
         if entry.name in taken:
-            used = "stands for another model" if entry.name in ROLES else "is given twice"
+            used = "stands for another model" if entry.name in roles else "is given twice"
             problems.add("models", f"the name `{entry.name}` {used}; names must differ")
         taken |= {entry.name} - {""}
     named: list[ModelEntry] = []
@@ -203,6 +210,8 @@ def read_sweep(file: MergeFile, models: tuple[ModelEntry, ...]) -> tuple[SweepSe
             section.wrong("weights", f"no weight for {', '.join(missing)}, here or under `models:`")
         held = {name: value for name, value in known.items() if value is not None}
         name = section.name("name") or _sweep_name(place, every, held)
+        if name in SWEEP_FILES:
+            section.wrong("name", f"`{name}` is a file of the output; give another name")
         if any(name == other.name for other in settings):
             section.wrong("name", f"two settings are named `{name}`; give them names of their own")
         settings.append(SweepSetting(name=name, weights=held))

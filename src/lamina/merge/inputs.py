@@ -1,6 +1,7 @@
 """The models of a recipe, opened and held against each other before a byte of data is read."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,9 +9,9 @@ from lamina.core.errors import CheckpointError
 from lamina.core.layers import LayerMap
 from lamina.merge.nouns import MergeRecipe
 from lamina.weights.adapter import AdaptedCheckpoint
-from lamina.weights.checkpoint import Checkpoint, open_checkpoint
+from lamina.weights.checkpoint import Checkpoint, exists, open_checkpoint
 from lamina.weights.compare import Fit, check_dtypes, compare, require_fit
-from lamina.weights.locate import locate, open_model
+from lamina.weights.locate import expanded, locate, open_model
 
 Model = Checkpoint | AdaptedCheckpoint
 
@@ -103,6 +104,7 @@ def open_inputs(recipe: MergeRecipe, home: Path | None) -> Inputs:
     warnings = [w for model in checked.values() for w in model.warnings]
     warnings += [w for fit in fits.values() for w in fit.warnings]
     warnings += _sameness(typed, reference, base, target, experts)
+    warnings += _other_bases(experts)
     return Inputs(
         target=target,
         reference=reference,
@@ -147,6 +149,26 @@ def _sameness(
         for name, model in experts.items()
         if isinstance(model, Checkpoint) and reference is not None and same_files(model, origin)
     ]
+
+
+def _other_bases(experts: Mapping[str, Model]) -> list[str]:
+    """Tell of an adapter that names another base, here on this disk, than the one it is put on."""
+    told = []
+    for name, model in experts.items():
+        if not isinstance(model, AdaptedCheckpoint) or model.adapter.base_name is None:
+            continue
+        said = expanded(model.adapter.base_name)
+        found = next((p for p in (model.path / said, said) if exists(p / "config.json")), None)
+        if found is None or found.resolve() == model.base.path.resolve():
+            continue
+        with suppress(CheckpointError):
+            if open_checkpoint(found).fingerprint == model.base.fingerprint:
+                continue
+        told.append(
+            f"adapter `{name}` says it was trained on {said}, and is put on {model.base.path}; is "
+            "that right? `base+adapter` names another base"
+        )
+    return told
 
 
 def same_files(first: Checkpoint, second: Checkpoint) -> bool:

@@ -195,6 +195,11 @@ def _refuse_kinds(folder: Path, config: Mapping[str, Any]) -> None:
     if config.get("peft_type") != "LORA":
         reasons.append(f"peft_type {config.get('peft_type')!r}; LORA is needed")
     reasons += [f"{key}: {why}" for key, why in _REFUSED.items() if config.get(key)]
+    reasons += [
+        f"{key}: {config[key]!r:.80}; a table of modules is needed"
+        for key in ("rank_pattern", "alpha_pattern")
+        if config.get(key) and not isinstance(config[key], dict)
+    ]
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(_REFUSED_INIT):
         reasons.append(f"init_lora_weights: {start} changed the base's own weights first")

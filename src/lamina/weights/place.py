@@ -29,11 +29,15 @@ def check_output(out: Path, inputs: list[Path], *, overwrite: bool) -> None:
     Raises:
         OutputError: inside or around an input, not a folder, or not empty.
     """
-    if len(os.fsencode(out.name)) > MAX_NAME_BYTES:
-        raise OutputError(
-            f"{out.name[:40]}... is too long a name for an output folder: at most {MAX_NAME_BYTES} "
-            "bytes."
-        )
+    for part in out.parts:
+        if len(os.fsencode(part)) > MAX_NAME_BYTES:
+            raise OutputError(
+                f"{part[:40]}... is too long a name for an output folder: at most {MAX_NAME_BYTES} "
+                "bytes."
+            )
+    above = next((parent for parent in out.absolute().parents if exists(parent)), None)
+    if above is not None and not above.is_dir():
+        raise OutputError(f"{above} is a file, so no output can stand in it.")
     real = out.resolve()
     for path in inputs:
         home = path.resolve()
