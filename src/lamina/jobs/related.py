@@ -23,7 +23,7 @@ def require_related(inputs: Inputs, sources: Sources, *, allow: bool) -> list[st
     names = _sample(inputs)
     others = {"reference": sources.reference, "base": sources.base, **sources.experts}
     found = {
-        role: weight_cosine(sources.target, source, names, inputs)
+        role: weight_cosine(sources.target, source, names)
         for role, source in others.items()
         if source is not None and source is not sources.target
     }
@@ -60,11 +60,12 @@ def _sample(inputs: Inputs) -> list[str]:
     return matrices[::step][:SAMPLED_TENSORS]
 
 
-def weight_cosine(first: Source, second: Source, names: list[str], inputs: Inputs) -> float | None:
+def weight_cosine(first: Source, second: Source, names: list[str]) -> float | None:
     """Cosine of the sampled weights of two models; None where one of them is all zeros."""
     sums, scratch = np.zeros((3, 32)), np.empty(SAMPLED_ELEMENTS, np.float32)
     for name in names:
-        n = min(SAMPLED_ELEMENTS, inputs.target.tensors[name].num_elements)
+        sizes = [model.checkpoint.tensors[name].num_elements for model in (first, second)]
+        n = min(SAMPLED_ELEMENTS, *sizes)
         kernels.products(
             n,
             first.chunk(name, 0, n, None),

@@ -194,6 +194,8 @@ def _slerp(
             second_source.dtype(name),
             sums,
         )
+        for source in (first_source, second_source):
+            source.release(name, first, n)
     a, b, ab = (float(total) for total in sums.sum(axis=1))
     return list(slerp_weights(numbers.weights[1], a, b, ab))
 

@@ -41,11 +41,6 @@ class TensorNumbers:
     factor: float
 
 
-def uses_reference(recipe: MergeRecipe) -> bool:
-    """Whether the method works on task vectors; linear and slerp work on the models themselves."""
-    return recipe.method not in ("linear", "slerp")
-
-
 def tensor_numbers(
     recipe: MergeRecipe,
     name: str,

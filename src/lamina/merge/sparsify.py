@@ -182,4 +182,7 @@ def _kept_share(
             quota,
             sums,
         )
+        source.release(name, first, n)
+        if reference is not None:
+            reference.release(name, first, n)
     return float(sums[0] / sums[1]) if min(sums) >= 1e-7 else 1.0

@@ -8,7 +8,6 @@ import hashlib
 import mmap
 import os
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 
@@ -163,8 +162,3 @@ def checksum_range(file: MappedFile, begin: int, end: int, step: int = 4 << 20) 
         kernels.checksum(file.address + at, stop - at, lanes)
         file.release(at, stop)
     return digest_of(lanes, end - begin)
-
-
-def file_bytes_digest(path: Path) -> str:
-    """SHA-256 of a small file."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
