@@ -12,6 +12,7 @@ from lamina.merge.values import (
     Setting,
     interpolate,
     matches,
+    narrower,
     negated,
     read_value,
     resolve,
@@ -111,3 +112,13 @@ def test_written_value_reads_as_the_same(value: tuple[Setting, ...]) -> None:
 @pytest.mark.parametrize("text", ["", "GB", "2XB", "-1GB", "2 G B", "1e9", "²GB"])
 def test_what_is_no_size(text: str) -> None:
     assert size_in_bytes(text) is None
+
+
+def test_a_filter_that_fits_more_in_mergekit_is_told() -> None:
+    names = [f"model.layers.{n}.{part}_layernorm.weight" for n in (1, 10) for part in ("input",)]
+    names += ["model.norm.weight", "model.layers.1.mlp.up_proj.weight"]
+    told = narrower(["norm", "layers.1", "mlp", "absent"], names)
+    assert [line.split(":")[0] for line in told] == [
+        "filter `norm` fits 1 tensors, in mergekit 3",
+        "filter `layers.1` fits 2 tensors, in mergekit 3",
+    ]

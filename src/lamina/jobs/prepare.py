@@ -10,8 +10,9 @@ from pathlib import Path
 from lamina.core.errors import RecipeError
 from lamina.jobs.carried import carried_files
 from lamina.merge.inputs import Inputs, open_inputs
-from lamina.merge.nouns import MergeRecipe, value_problems
+from lamina.merge.nouns import MergeRecipe, named_filters, value_problems
 from lamina.merge.recipe import load_forgetting, load_recipe
+from lamina.merge.values import narrower
 from lamina.weights.adapter import AdaptedCheckpoint
 from lamina.weights.compare import is_table
 from lamina.weights.headers import FLOATS
@@ -97,6 +98,8 @@ def prepare_recipe(
     inputs = open_inputs(recipe, home or source.parent)
     carried_files(inputs.target.path)
     problems = value_problems(recipe, inputs.layers)
+    told = narrower(named_filters(recipe), inputs.layers.layers)
+    recipe = recipe.model_copy(update={"warnings": (*recipe.warnings, *told)})
     settings = {s.name: recipe.at(s) for s in recipe.sweep} if recipe.sweep else {"": recipe}
     if recipe.sweep:
         problems += [p for one in settings.values() for p in value_problems(one, inputs.layers)]

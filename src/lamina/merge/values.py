@@ -269,6 +269,24 @@ def matches(wanted: str, tensor_name: str) -> bool:
     return any(name[at : at + len(parts)] == parts for at in range(len(name) - len(parts) + 1))
 
 
+def narrower(filters: Iterable[str], tensor_names: Iterable[str]) -> list[str]:
+    """A sentence for each filter that fits more tensors in mergekit, which takes parts of words."""
+    names = list(tensor_names)
+    counts = {
+        wanted: (
+            sum(matches(wanted, name) for name in names),
+            sum(wanted in name for name in names),
+        )
+        for wanted in filters
+    }
+    return [
+        f"filter `{wanted}` fits {here} tensors, in mergekit {there}: it matches whole parts of a "
+        "name here, there also parts of words"
+        for wanted, (here, there) in counts.items()
+        if 0 < here < there
+    ]
+
+
 def unmatched(filters: Iterable[str], tensor_names: Iterable[str]) -> list[str]:
     """A sentence for each filter that fits no tensor, with the nearest name that would."""
     names = sorted(tensor_names)
