@@ -16,6 +16,7 @@ import tiny_family as tf
 from lamina.jobs import run_merge
 from lamina.merge.methods import noise_key
 from lamina.weights import stream
+from lamina.weights.sources import Source
 
 F = np.float32
 EXPERTS = ("math", "code")
@@ -419,3 +420,34 @@ def test_inputs_are_only_read(family: dict[str, dict[str, Path]], tmp_path: Path
     finally:
         for path in [home, *home.rglob("*")]:
             path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+@pytest.mark.parametrize(("method", "passes"), [("slerp", 2), ("ties", 3)])
+def test_every_pass_gives_its_pages_back(
+    method: str,
+    passes: int,
+    family: dict[str, dict[str, Path]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """slerp's first pass, and TIES' threshold and rescaling, release what they read, too."""
+    released: dict[tuple[str, str], int] = {}
+    real = Source.release
+
+    def release(self: Source, name: str, first: int, n: int) -> None:
+        key = (self.checkpoint.path.name, name)
+        released[key] = released.get(key, 0) + n
+        real(self, name, first, n)
+
+    monkeypatch.setattr(Source, "release", release)
+    monkeypatch.setattr("lamina.jobs.merge.require_related", lambda *_, **__: [])
+    members = family["BF16"]
+    file = write_recipe(tmp_path / "r.yaml", members, "ties", densities=(0.5, 0.5))
+    text = json.loads(file.read_text()) | {"parameters": {"rescale": True}}
+    if method == "slerp":
+        models = [{"model": str(members["math"])}]
+        text |= {"merge_method": "slerp", "models": models, "parameters": {"t": 0.5}}
+    file.write_text(json.dumps(text))
+    run_merge(file, tmp_path / "out")
+    name = "model.layers.1.mlp.up_proj.weight"
+    assert released["math", name] == passes * tf.INTERMEDIATE * tf.HIDDEN
