@@ -341,3 +341,13 @@ def test_forgetting_and_learning_are_one_formula(home: Path) -> None:
     manifest = merge(home, forgotten, "forgotten", forget=True)
     assert manifest["kind"] == "forget"
     assert tf.read_bytes(home / "forgotten") == tf.read_bytes(home / "by-hand")
+
+
+@pytest.mark.parametrize(
+    ("threshold", "says"), [(1.0, "every layer is taken whole"), (-1.0, "no layer is taken")]
+)
+def test_a_threshold_that_chooses_nothing_is_told(threshold: float, says: str, home: Path) -> None:
+    parameters = {"rule": "threshold", "threshold": threshold}
+    warnings = merge(home, lata(parameters=parameters))["warnings"]
+    assert [says in warning for warning in warnings[:2]] == [True, True]
+    assert "`math`" in warnings[0]

@@ -114,6 +114,7 @@ def merge_prepared(
         warnings += [w for n, g in grams.items() if (w := lineage_warning(n, g))]
         warnings += _unmoved(grams, inputs.typed)
         found = results.lata_scores(prepared, grams)
+        warnings += results.idle_threshold(prepared, found)
     chosen = dict(plans) if plans is not None else results.lata_plans(prepared, found)
     outputs = [
         Output(folder, one, chosen, model_thresholds(one, inputs, sources, chosen, options.threads))

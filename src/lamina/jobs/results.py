@@ -90,6 +90,24 @@ def lata_plans(prepared: Prepared, found: Mapping[str, LayerScores]) -> dict[str
     }
 
 
+def idle_threshold(prepared: Prepared, found: Mapping[str, LayerScores]) -> list[str]:
+    """Warnings where the rule `threshold` tells no layer of an expert from another."""
+    recipe, told = prepared.recipe, []
+    if recipe.rule != "threshold" or recipe.threshold is None:
+        return []
+    for name, table in found.items():
+        low, high = min(table.values.values()), max(table.values.values())
+        seen = f"the similarities of `{name}` run from {low:.3f} to {high:.3f}"
+        if high < recipe.threshold:
+            told.append(
+                f"{seen}, all below the threshold {recipe.threshold:g}: every layer is taken "
+                "whole, as plain task arithmetic would"
+            )
+        elif low >= recipe.threshold:
+            told.append(f"{seen}, none below the threshold {recipe.threshold:g}: no layer is taken")
+    return told
+
+
 def norm_scores(prepared: Prepared, output: Output, records: Records) -> dict[str, LayerScores]:
     """For methods that rank nothing: how far each layer of each expert is from the reference."""
     inputs = prepared.inputs
