@@ -18,9 +18,7 @@ T = TypeVar("T", bound=BaseModel)
 class Recipe(BaseModel):
     """A run, described: plain values under names, checked once, then never changed."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", populate_by_name=True, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
 
 def load_mapping(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
