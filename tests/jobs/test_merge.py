@@ -351,3 +351,20 @@ def test_a_threshold_that_chooses_nothing_is_told(threshold: float, says: str, h
     warnings = merge(home, lata(parameters=parameters))["warnings"]
     assert [says in warning for warning in warnings[:2]] == [True, True]
     assert "`math`" in warnings[0]
+
+
+def test_what_came_into_the_output_during_the_run_is_kept(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another run ended first, or another program wrote there: nobody asked to overwrite it."""
+
+    def apply(*arguments: Any, **options: Any) -> None:
+        apply_module.apply(*arguments, **options)
+        (home / "out").mkdir()
+        (home / "out" / "mine.txt").write_text("mine")
+
+    monkeypatch.setattr(module, "apply", apply)
+    with pytest.raises(OutputError, match="is not empty"):
+        merge(home, arithmetic())
+    assert contents(home / "out") == {"mine.txt": b"mine"}
+    assert not (home / ".out.lamina-part").exists()

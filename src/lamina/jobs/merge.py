@@ -24,6 +24,7 @@ from lamina.merge.global_threshold import model_thresholds
 from lamina.merge.sources import Sources
 from lamina.weights import kernels
 from lamina.weights.compare import listed
+from lamina.weights.place import check_output
 from lamina.weights.stream import default_threads
 from lamina.weights.writer import PartialOutput, commit, partial_output
 
@@ -37,6 +38,7 @@ class Options:
     controls: bool = False
     allow_nonfinite: bool = False
     allow_unrelated: bool = False
+    overwrite: bool = False
     report: bool = True
 
 
@@ -82,6 +84,7 @@ def run_merge(
         controls=controls,
         allow_nonfinite=allow_nonfinite,
         allow_unrelated=allow_unrelated,
+        overwrite=overwrite,
     )
     return merge_prepared(prepared, out, options)
 
@@ -122,6 +125,7 @@ def merge_prepared(
     ]
     run = _run_id(prepared, chosen, options.allow_nonfinite)
     with partial_output(out, run, prepared.layouts) as (partial, resumed):
+        check_output(out, [], overwrite=options.overwrite)  # another run may have ended since
         if resumed:
             watch.tell(f"going on with an earlier run: {len(partial.done)} tensors are done")
         watch.stage("merging", _bytes_left(prepared, partial))
@@ -136,6 +140,7 @@ def merge_prepared(
         if "" not in manifests:
             manifests[""] = _finish_sweep(prepared, out, partial, manifests)
         _log(partial.folder, began, cpu_began, options.threads)
+        check_output(out, [], overwrite=options.overwrite)  # whoever wrote there loses nothing
         commit(out)
     return manifests[""]
 
