@@ -59,6 +59,10 @@ def test_texts_are_read_before_any_model_is_loaded(pico: Path, texts: dict[str, 
 def test_an_output_without_a_folder_is_refused_first(pico: Path, texts: dict[str, Path]) -> None:
     with pytest.raises(OutputError, match="There is no folder"):
         run_eval([pico], texts, out=texts["book"].parent / "no" / "m.json")
+    told: list[str] = []
+    with pytest.raises(OutputError, match="is a folder; give the name of a file"):
+        run_eval([pico], texts, out=texts["book"].parent, progress=told.append)
+    assert told == []
 
 
 def test_a_base_without_an_adapter_is_refused(

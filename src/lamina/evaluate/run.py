@@ -38,6 +38,8 @@ def run_eval(
         progress: told, in words, what is being done.
     """
     tell = progress or _silent
+    if out is not None and out.is_dir():
+        raise OutputError(f"{out} is a folder; give the name of a file for the numbers.")
     if out is not None and not out.parent.is_dir():
         raise OutputError(
             f"There is no folder {out.parent} to write {out.name} into. Make it first."
@@ -60,7 +62,7 @@ def run_eval(
         "domains": list(domains),
         "order": list(losses),
         "models": {name: metrics_of(by_domain) for name, by_domain in losses.items()},
-        "paired": _paired(losses),
+        "paired": paired_with(losses, next(iter(losses))),
         "texts": {
             domain: {"path": str(texts[domain]), "rows": len(documents)}
             for domain, documents in domains.items()
@@ -164,17 +166,17 @@ def _measured(
     return losses, model.max_length
 
 
-def _paired(losses: Mapping[str, Mapping[str, TextLoss]]) -> dict[str, Any]:
-    """Each model against the first, by domain; null where tokens differ."""
-    reference, *others = losses
+def paired_with(losses: Mapping[str, Mapping[str, TextLoss]], reference: str) -> dict[str, Any]:
+    """Every model against one of them, by domain; null where they read other tokens."""
     return {
         "reference": reference,
         "differences": {
             other: {
                 domain: _difference(loss, losses[reference][domain])
-                for domain, loss in losses[other].items()
+                for domain, loss in by_domain.items()
             }
-            for other in others
+            for other, by_domain in losses.items()
+            if other != reference
         },
     }
 

@@ -20,7 +20,7 @@ from lamina.core.plan import LayerPlan
 from lamina.core.scores import LayerScores
 from lamina.evaluate.compare import Difference, mean_difference, paired_difference
 from lamina.evaluate.perplexity import TextLoss, measure
-from lamina.evaluate.run import metrics_of, warnings_of
+from lamina.evaluate.run import metrics_of, paired_with, warnings_of
 from lamina.evaluate.text import Document, read_documents
 from lamina.jobs.prepare import Prepared
 from lamina.merge.values import numbers_in
@@ -214,27 +214,6 @@ def _measure_control(
         return measure(out, texts)
     finally:
         shutil.rmtree(out, ignore_errors=True)
-
-
-def paired_with(losses: Mapping[str, Losses], reference: str) -> dict[str, Any]:
-    """Every model against one of them, by domain; null where they read other tokens."""
-    table: dict[str, Any] = {}
-    for name, by_domain in losses.items():
-        if name == reference:
-            continue
-        table[name] = {}
-        for domain, loss in by_domain.items():
-            try:
-                found = paired_difference(loss, losses[reference][domain])
-            except DataError:
-                table[name][domain] = None
-                continue
-            table[name][domain] = {
-                "difference": found.value,
-                "se": found.se,
-                "shown": found.shown,
-            }
-    return {"reference": reference, "differences": table}
 
 
 def controls_table(
