@@ -69,7 +69,7 @@ def take(address, dtype, reference, update, scale, weight, squares):
 
 @nb.njit(nogil=True)
 def finish(kept, update, raw, out, dtype, counts, squares):
-    """Add, `store`, `compare` and the lanes of two `block_squares` in one sweep."""
+    """Add, `store`, count what changed, and the lanes of two `block_squares`, in one sweep."""
     squares[: 2 * LANES] = np.float32(0.0)
     at, moved, numbers, lanes = (
         kept.ctypes.data,
@@ -109,17 +109,6 @@ def store(values, address, dtype):
 def count_nonfinite(values):
     """How many values of a block are NaN or infinite."""
     return fused.count_nonfinite(values.ctypes.data)
-
-
-@nb.njit(nogil=True)
-def compare(out, kept, update, dtype, counts):
-    """Count elements that changed, that vanished in rounding, and that are not finite."""
-    if dtype == BF16:
-        ln.compare_bf16(out, kept, update.ctypes.data, counts.ctypes.data)
-    elif dtype == F16:
-        ln.compare_f16(out, kept, update.ctypes.data, counts.ctypes.data)
-    else:
-        ln.compare_f32(out, kept, update.ctypes.data, counts.ctypes.data)
 
 
 @nb.njit(nogil=True)

@@ -178,44 +178,9 @@ def _store(dtype: int) -> Any:
     return store
 
 
-def _compare(dtype: int) -> Any:
-    """Counts into int64[3]: out != kept, out == kept although update != 0, out not finite."""
-    kind = I32 if dtype == F32 else I16
-    infinity = {F32: 0x7F800000, F16: 0x7C00, BF16: 0x7F80}[dtype]
-
-    @inlined
-    def compare(typing_context, out, kept, update, counts):
-        def codegen(context, builder, signature, args):
-            a, b = pointer(builder, args[0], kind), pointer(builder, args[1], kind)
-            moved = pointer(builder, args[2], FLOAT)
-            totals = [cgutils.alloca_once(builder, vector(I16)) for _ in range(3)]
-            for total in totals:
-                builder.store(full(0, I16), total)
-
-            def body(i: Any) -> None:
-                x, y = get(builder, a, i), get(builder, b, i)
-                differs = builder.icmp_unsigned("!=", x, y)
-                update = builder.fcmp_unordered("!=", get(builder, moved, i), full(0.0, FLOAT))
-                vanished = builder.and_(update, builder.not_(differs))
-                mask = full(infinity, kind)
-                broken = builder.icmp_unsigned("==", builder.and_(x, mask), mask)
-                for total, hit in zip(totals, (differs, vanished, broken), strict=True):
-                    one = builder.zext(hit, vector(I16))
-                    builder.store(builder.add(builder.load(total), one), total)
-
-            each(builder, body)
-            add_counts(builder, totals, args[3])
-            return context.get_dummy_value()
-
-        return types.void(types.uintp, types.uintp, types.uintp, types.uintp), codegen
-
-    return compare
-
-
 load_f32, load_f16, load_bf16 = _load(F32), _load(F16), _load(BF16)
 delta_f32, delta_f16, delta_bf16 = _load_delta(F32), _load_delta(F16), _load_delta(BF16)
 store_f32, store_f16, store_bf16 = _store(F32), _store(F16), _store(BF16)
-compare_f32, compare_f16, compare_bf16 = _compare(F32), _compare(F16), _compare(BF16)
 
 
 @inlined
