@@ -495,6 +495,17 @@ def test_carried_file_that_is_a_link_out(name: str, lamina: Any, home: Path) -> 
     refused(lamina, home, "merge", home / "lata.yaml", home / "out", says=says)
 
 
+def test_carried_file_that_cannot_be_read(
+    lamina: Any, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (home / "instruct" / "tokenizer.json").write_text("{}")
+    monkeypatch.setattr(
+        "lamina.jobs.carried.os.access", lambda file, how: file.name != "tokenizer.json"
+    )
+    says = ("tokenizer.json cannot be read",)
+    refused(lamina, home, "merge", home / "lata.yaml", home / "out", says=says)
+
+
 def test_carried_files(lamina: Any, home: Path) -> None:
     """Tokenizer and templates come along; links that stay in the folder do no harm."""
     (home / "instruct" / "real.json").write_text('{"a": 1}')

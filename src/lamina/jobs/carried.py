@@ -1,5 +1,6 @@
 """The files of a model that an output needs besides its weights, and where they may lie."""
 
+import os
 from pathlib import Path
 
 from lamina.core.errors import CheckpointError
@@ -22,7 +23,7 @@ def carried_files(home: Path) -> list[str]:
     A link out of the folder is refused as it is for weights: what is copied is given to others.
 
     Raises:
-        CheckpointError: a file or its folder is a link that leads elsewhere.
+        CheckpointError: a file or its folder is a link that leads elsewhere, or cannot be read.
     """
     names = [name for name in CARRIED if (home / name).is_file()]
     if (home / TEMPLATES).is_dir():
@@ -35,6 +36,8 @@ def carried_files(home: Path) -> list[str]:
             inside(home, name)
         except CheckpointError as error:
             problems.append(str(error))
+        if not os.access(home / name, os.R_OK):
+            problems.append(f"{home / name} cannot be read, and an output needs it.")
     if problems:
         raise CheckpointError("\n".join(problems))
     return names

@@ -372,7 +372,10 @@ def read_license(folder: Path) -> str | None:
     card = folder / "README.md"
     if not card.is_file():
         return None
-    text = card.read_text(encoding="utf-8", errors="replace")[:20_000]
+    try:
+        text = card.read_text(encoding="utf-8", errors="replace")[:20_000]
+    except OSError:
+        return None
     front = re.match(r"---\s*\n(.*?)\n---", text, re.DOTALL)
     if front is None:
         return None
