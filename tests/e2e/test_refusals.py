@@ -437,6 +437,13 @@ def test_folder(
     refused(lamina, home, "check", home / recipe, home / "out", says=says)
 
 
+def test_name_that_the_hub_does_not_give(lamina: Any, home: Path) -> None:
+    before = dict(os.environ)
+    recipe = LATA.replace("./base", "nobody-of-this-name/no-model")
+    merge(lamina, home, recipe, says=("no folder here", "the hub does not give it"))
+    assert dict(os.environ) == before, "a setting would follow whatever this process does next"
+
+
 def test_all_misfits_of_all_models_at_once(lamina: Any, home: Path) -> None:
     rewritten(drop_tensor)(home / "math")
     rewritten(other_shape)(home / "code")

@@ -1,6 +1,5 @@
 """From what a user types (a folder, a hub name, `model+adapter`) to a folder on this disk."""
 
-import os
 import re
 from pathlib import Path
 
@@ -53,7 +52,6 @@ def _near(name: str, folders: list[Path]) -> str:
 
 
 def _from_hub(text: str) -> Path:
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "0")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
