@@ -49,7 +49,7 @@ def test_the_demo_runs_and_replaces_only_itself(
     metrics = read_json(out / "metrics.json")
     assert metrics["order"] == [
         "base", "instruct", "math", "code", "unwanted", "LATA", "task arithmetic",
-        "with unwanted", "forget",
+        "with unwanted", "forget", "forget by rank",
     ]  # fmt: skip
     assert set(metrics["models"]) == set(metrics["order"])
     before = metrics["models"]["with unwanted"]["unwanted"]["loss"]

@@ -18,6 +18,7 @@ from lamina.jobs.watch import Watcher
 
 MEMBERS = ("base", "instruct", "math", "code", "unwanted")
 FORGOTTEN, NEVER_SEEN, POLLUTED = "unwanted", "unwanted_new", "with_unwanted"
+BY_RANK = "forget_by_rank"
 MARK = "demo.txt"
 
 
@@ -53,16 +54,18 @@ def recipes(members: Mapping[str, str], out: Path) -> dict[str, dict[str, Any]]:
         "instruct_model": members["instruct"],
     }
     rule = {"rule": "linear_drop", "granularity": "block", "others": "keep"}
+    forgetting = {
+        **lata,
+        "target_model": str(out / POLLUTED),
+        "models": [{"model": members[FORGOTTEN]}],
+        "dtype": "bfloat16",
+    }
     return {
         "lata": {**lata, "models": experts, "parameters": rule, "dtype": "bfloat16"},
         "task_arithmetic": {**plain, "models": experts, "dtype": "bfloat16"},
         POLLUTED: {**plain, "models": [*experts, unwanted], "dtype": "bfloat16"},
-        "forget": {
-            **lata,
-            "target_model": str(out / POLLUTED),
-            "models": [{"model": members[FORGOTTEN]}],
-            "dtype": "bfloat16",
-        },
+        "forget": forgetting,
+        BY_RANK: {**forgetting, "parameters": rule},
     }
 
 
@@ -84,20 +87,20 @@ def run_demo(out: Path, watch: Watcher) -> dict[str, Any]:
     out = _make_room(out)
     for name, recipe in recipes(members, out).items():
         write_atomic(out / f"{name}.yaml", dump_yaml(recipe).encode())
-        verb = "forget" if name == "forget" else "merge"
+        verb = "forget" if name.startswith("forget") else "merge"
         controls = name == "lata"
         flag = " --controls" if controls else ""
         watch.tell(f"lamina {verb} {out / name}.yaml {out / name}{flag}")
         run_merge(
             out / f"{name}.yaml",
             out / name,
-            forget=name == "forget",
+            forget=verb == "forget",
             controls=controls,
             watch=watch,
         )
     texts = {domain: read_documents(path) for domain, path in bundled_texts().items()}
     losses: dict[str, dict[str, TextLoss]] = {}
-    for name in ("instruct", FORGOTTEN, "task_arithmetic", POLLUTED, "forget"):
+    for name in ("instruct", FORGOTTEN, "task_arithmetic", POLLUTED, "forget", BY_RANK):
         watch.stage(f"measuring {name.replace('_', ' ')}", 0)
         folder = Path(members[name]) if name in members else out / name
         base = Path(members["instruct"]) if name == FORGOTTEN else None
@@ -113,7 +116,7 @@ def run_demo(out: Path, watch: Watcher) -> dict[str, Any]:
         "order": order,
         "models": {**first["models"], **others},
         "paired": paired,
-        "forget": {"text": _forgetting(losses)},
+        "forget": {"text": _forgetting(losses, read_json(out / "forget" / "plan.json"))},
     }
     write_json_atomic(out / "metrics.json", metrics, sort_keys=False)
     page = write_demo_page(
@@ -122,28 +125,42 @@ def run_demo(out: Path, watch: Watcher) -> dict[str, Any]:
             "LATA: math and code into instruct": "lata",
             "Plain task arithmetic": "task_arithmetic",
             "A model that also knows the unwanted facts": POLLUTED,
-            "Forgetting them": "forget",
+            "Forgetting them, by the paper's threshold": "forget",
+            "Forgetting them, by rank": BY_RANK,
         },
     )
     return {"folder": str(out), "page": str(page), "numbers": str(out / "metrics.json")}
 
 
-def _forgetting(losses: Mapping[str, Any]) -> str:
+def _forgetting(losses: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
     """What forgetting did, in words: on the unwanted facts and on everything else."""
+    taken = list(plan["experts"][FORGOTTEN]["coefficients"].values())
+    whole = sum(taken) == len(taken)
+    clean, before = losses["task arithmetic"], losses[POLLUTED.replace("_", " ")]
+    told = [
+        f"On the unwanted facts the model that learnt them has a loss of "
+        f"{before[FORGOTTEN].loss:.3f}; the same merge without them {clean[FORGOTTEN].loss:.3f}.",
+        f"The paper's threshold takes {int(sum(taken))} of {len(taken)} layers of the vector away: "
+        + _change(losses["forget"], before),
+        "That is the whole vector, so this only undoes the merge, and says nothing about choosing "
+        "layers."
+        if whole
+        else "",
+        "By rank, the layers most like the instruction vector are spared: "
+        + _change(losses[BY_RANK.replace("_", " ")], before),
+    ]
+    return " ".join(filter(None, told))
+
+
+def _change(after: Mapping[str, Any], before: Mapping[str, Any]) -> str:
     from lamina.evaluate.compare import mean_difference, paired_difference
 
-    before, after = losses[POLLUTED.replace("_", " ")], losses["forget"]
-    clean = losses["task arithmetic"]
     gone = paired_difference(after[FORGOTTEN], before[FORGOTTEN])
     others = [d for d in after if d not in (FORGOTTEN, NEVER_SEEN)]
     rest = mean_difference([paired_difference(after[d], before[d]) for d in others])
-    word = "rose" if gone.value > 0 else "fell"
-    shown = "" if gone.shown else ", which is not more than chance"
     return (
-        f"On the unwanted facts the loss {word} from {before[FORGOTTEN].loss:.3f} to "
-        f"{after[FORGOTTEN].loss:.3f} ({gone.value:+.3f} ± {gone.se or 0:.3f}{shown}); the same "
-        f"merge that never had them is at {clean[FORGOTTEN].loss:.3f}. On the other {len(others)} "
-        f"domains the mean loss changed by {rest.value:+.4f} ± {rest.se or 0:.4f}."
+        f"{gone.value:+.3f} ± {gone.se or 0:.3f} on the unwanted facts, {rest.value:+.3f} ± "
+        f"{rest.se or 0:.3f} on the mean of the {len(others)} other domains."
     )
 
 
