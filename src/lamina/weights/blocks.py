@@ -68,6 +68,36 @@ def take(address, dtype, reference, update, scale, weight, squares):
 
 
 @nb.njit(nogil=True)
+def subtract(address, dtype, reference, delta, squares):
+    """`load_delta` and the sum of squares in one sweep."""
+    squares[:LANES] = np.float32(0.0)
+    at, target, lanes = reference.ctypes.data, delta.ctypes.data, squares.ctypes.data
+    if dtype == BF16:
+        fused.subtract_bf16(address, at, target, lanes)
+    elif dtype == F16:
+        fused.subtract_f16(address, at, target, lanes)
+    else:
+        fused.subtract_f32(address, at, target, lanes)
+    return lane_total(squares[:LANES])
+
+
+@nb.njit(nogil=True)
+def add_vectors(address, dtype, instruct, vector, squares, products):
+    """`load_delta` and two `add_products` in one sweep; whether the deltas were all finite."""
+    at, other, first, second = (
+        instruct.ctypes.data,
+        vector.ctypes.data,
+        squares.ctypes.data,
+        products.ctypes.data,
+    )
+    if dtype == BF16:
+        return fused.vectors_bf16(address, at, other, first, second)
+    if dtype == F16:
+        return fused.vectors_f16(address, at, other, first, second)
+    return fused.vectors_f32(address, at, other, first, second)
+
+
+@nb.njit(nogil=True)
 def finish(kept, update, raw, out, dtype, counts, squares):
     """Add, `store`, count what changed, and the lanes of two `block_squares`, in one sweep."""
     squares[: 2 * LANES] = np.float32(0.0)
@@ -150,8 +180,7 @@ def drop(delta, key, first, keep_below):
 @nb.njit(nogil=True)
 def scale_by(values, factor):
     """values *= factor."""
-    for i in range(BLOCK):
-        values[i] = values[i] * factor
+    fused.scale(values.ctypes.data, np.float32(factor))
 
 
 @nb.njit(nogil=True)
@@ -161,4 +190,10 @@ def elect_signs(weighted, weights, normalize, total):
     With `normalize` it is divided by the sum of the weights that agree.
     """
     rows, factors = weighted.ctypes.data, weights.ctypes.data
-    fused.elect(rows, factors, weighted.shape[0], normalize, total.ctypes.data)
+    num, at = weighted.shape[0], total.ctypes.data
+    if num == 2:
+        fused.elect_2(rows, factors, num, normalize, at)
+    elif num == 3:
+        fused.elect_3(rows, factors, num, normalize, at)
+    else:
+        fused.elect_any(rows, factors, num, normalize, at)

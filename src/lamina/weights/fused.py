@@ -5,6 +5,7 @@ target, rounds, compares and sums. The same operations in the same order as the 
 `blocks`, so the same bits, at half the time.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -12,7 +13,7 @@ from numba import types
 from numba.core import cgutils
 
 from lamina.weights import lanes as ln
-from lamina.weights.codes import BF16, F16, F32
+from lamina.weights.codes import BF16, BLOCK, F16, F32, LANES
 
 
 def _take(dtype: int) -> Any:
@@ -99,6 +100,80 @@ def _finish(dtype: int) -> Any:
     return finish
 
 
+def _compare_vectors(dtype: int) -> Any:
+    @ln.inlined
+    def compare_vectors(typing_context, address, instruct, vector, squares, products):
+        """squares += t * t and products += t * u over one block, t = value - instruct, u = vector.
+
+        fp32 products, fp64 sums in LANES lanes each. Returns whether all squares were finite.
+        """
+
+        def codegen(context, builder, signature, args):
+            source = ln.pointer(builder, args[0], ln.STORAGE[dtype])
+            origin, other = (ln.pointer(builder, a, ln.FLOAT) for a in args[1:3])
+            sums = [ln.pointer(builder, a, ln.DOUBLE) for a in args[3:5]]
+            wide, single = ln.vector(ln.DOUBLE), ln.vector(ln.FLOAT)
+            running = [cgutils.alloca_once(builder, wide) for _ in sums]
+            for total, place in zip(running, sums, strict=True):
+                builder.store(builder.load(place, align=8), total)
+            check = cgutils.alloca_once(builder, single)
+            builder.store(ln.full(0.0, ln.FLOAT), check)
+
+            def body(i: Any) -> None:
+                ln.prefetch(builder, args[0], i, dtype)
+                value = ln.widen(builder, ln.get(builder, source, i), dtype)
+                delta = builder.fsub(value, ln.get(builder, origin, i))
+                square = builder.fmul(delta, delta)
+                product = builder.fmul(delta, ln.get(builder, other, i))
+                builder.store(builder.fadd(builder.load(check), square), check)
+                for total, part in zip(running, (square, product), strict=True):
+                    added = builder.fadd(builder.load(total), builder.fpext(part, wide))
+                    builder.store(added, total)
+
+            ln.each(builder, body)
+            for total, place in zip(running, sums, strict=True):
+                builder.store(builder.load(total), place, align=8)
+            finite = builder.fcmp_ordered("<", builder.load(check), ln.full(float("inf"), ln.FLOAT))
+            broken = builder.zext(builder.not_(finite), ln.vector(ln.I32))
+            count = ln.lane_sum(builder, broken)
+            return builder.icmp_unsigned("==", count, ir.Constant(ln.I32, 0))
+
+        address = types.uintp
+        return types.boolean(address, address, address, address, address), codegen
+
+    return compare_vectors
+
+
+def _subtract(dtype: int) -> Any:
+    @ln.inlined
+    def subtract(typing_context, address, reference, delta, squares):
+        """delta = value - reference; squares += delta^2, fp32 lanes."""
+
+        def codegen(context, builder, signature, args):
+            source = ln.pointer(builder, args[0], ln.STORAGE[dtype])
+            origin, target, lanes = (ln.pointer(builder, a, ln.FLOAT) for a in args[1:])
+            running = cgutils.alloca_once(builder, ln.vector(ln.FLOAT))
+            builder.store(builder.load(lanes, align=4), running)
+
+            def body(i: Any) -> None:
+                ln.prefetch(builder, args[0], i, dtype)
+                value = ln.widen(builder, ln.get(builder, source, i), dtype)
+                delta = builder.fsub(value, ln.get(builder, origin, i))
+                ln.put(builder, delta, target, i)
+                square = builder.fmul(delta, delta)
+                builder.store(builder.fadd(builder.load(running), square), running)
+
+            ln.each(builder, body)
+            builder.store(builder.load(running), lanes, align=4)
+            return context.get_dummy_value()
+
+        return types.void(*[types.uintp] * 4), codegen
+
+    return subtract
+
+
+subtract_f32, subtract_f16, subtract_bf16 = (_subtract(kind) for kind in (F32, F16, BF16))
+vectors_f32, vectors_f16, vectors_bf16 = (_compare_vectors(kind) for kind in (F32, F16, BF16))
 take_f32, take_f16, take_bf16 = _take(F32), _take(F16), _take(BF16)
 finish_f32, finish_f16, finish_bf16 = _finish(F32), _finish(F16), _finish(BF16)
 
@@ -176,55 +251,86 @@ def cut(typing_context, values, least):
     return types.void(types.uintp, types.uint32), codegen
 
 
-@ln.inlined
-def elect(typing_context, weighted, weights, num, normalize, total):
-    """TIES' election over `num` blocks of weighted deltas that lie one behind the other.
+def _elect(known: int | None) -> Any:
+    """The election for a known number of experts (unrolled), or for any."""
 
-    total = the sum of what agrees in sign with the sum of all (>= 0 counts as positive), divided,
-    if `normalize`, by the sum of the weights that agree (where that is not 0).
-    """
+    @ln.inlined
+    def elect(typing_context, weighted, weights, num, normalize, total):
+        """TIES' election over `num` blocks of weighted deltas that lie one behind the other.
+
+        total = the sum of what agrees in sign with the sum of all (>= 0 counts as positive),
+        divided, if `normalize`, by the sum of the weights that agree (where that is not 0).
+        """
+
+        def codegen(context, builder, signature, args):
+            rows = ln.pointer(builder, args[0], ln.FLOAT)
+            factors = builder.inttoptr(args[1], ln.FLOAT.as_pointer())
+            out = ln.pointer(builder, args[4], ln.FLOAT)
+            stripes = ir.Constant(ln.I64, BLOCK // LANES)
+            zero, one = ln.full(0.0, ln.FLOAT), ln.full(1.0, ln.FLOAT)
+            kind = ln.vector(ln.FLOAT)
+            mass, kept, divisor = (cgutils.alloca_once(builder, kind) for _ in range(3))
+
+            def every(step: Callable[[ir.Value], None]) -> None:
+                if known is None:
+                    with cgutils.for_range(builder, args[2]) as loop:
+                        step(loop.index)
+                for k in range(known or 0):
+                    step(ir.Constant(ln.I64, k))
+
+            def add(place: ir.Value, part: ir.Value) -> None:
+                builder.store(builder.fadd(builder.load(place), part), place)
+
+            def body(i: Any) -> None:
+                for place in (mass, kept, divisor):
+                    builder.store(zero, place)
+
+                def value_of(k: ir.Value) -> ir.Value:
+                    return ln.get(builder, rows, builder.add(builder.mul(k, stripes), i))
+
+                every(lambda k: add(mass, value_of(k)))
+                positive = builder.fcmp_ordered(">=", builder.load(mass), zero)
+
+                def take_side(k: ir.Value) -> None:
+                    value = value_of(k)
+                    above = builder.fcmp_ordered(">", value, zero)
+                    below = builder.fcmp_ordered("<", value, zero)
+                    agrees = builder.select(positive, above, below)
+                    add(kept, builder.select(agrees, value, zero))
+                    weight = builder.load(builder.gep(factors, [k]))
+                    add(divisor, builder.select(agrees, ln.splat(builder, weight, ln.FLOAT), zero))
+
+                every(take_side)
+                result, by = builder.load(kept), builder.load(divisor)
+                safe = builder.select(builder.fcmp_ordered("!=", by, zero), by, one)
+                divided = builder.fdiv(result, safe)
+                wanted = ln.splat(builder, args[3], ir.IntType(1))
+                ln.put(builder, builder.select(wanted, divided, result), out, i)
+
+            ln.each(builder, body)
+            return context.get_dummy_value()
+
+        address = types.uintp
+        return types.void(address, address, types.int64, types.boolean, address), codegen
+
+    return elect
+
+
+elect_any, elect_2, elect_3 = _elect(None), _elect(2), _elect(3)
+
+
+@ln.inlined
+def scale(typing_context, values, factor):
+    """values *= factor over one block."""
 
     def codegen(context, builder, signature, args):
-        rows = ln.pointer(builder, args[0], ln.FLOAT)
-        factors = builder.inttoptr(args[1], ln.FLOAT.as_pointer())
-        count = args[2]
-        out = ln.pointer(builder, args[4], ln.FLOAT)
-        stripes = ir.Constant(ln.I64, ln.BLOCK // ln.LANES)
-        zero, one = ln.full(0.0, ln.FLOAT), ln.full(1.0, ln.FLOAT)
-        kind = ln.vector(ln.FLOAT)
-        mass, kept, divisor = (cgutils.alloca_once(builder, kind) for _ in range(3))
+        place = ln.pointer(builder, args[0], ln.FLOAT)
+        factor = ln.splat(builder, args[1], ln.FLOAT)
 
         def body(i: Any) -> None:
-            for total in (mass, kept, divisor):
-                builder.store(zero, total)
-
-            def value_of(k: Any) -> ir.Value:
-                return ln.get(builder, rows, builder.add(builder.mul(k, stripes), i))
-
-            with cgutils.for_range(builder, count) as loop:
-                builder.store(builder.fadd(builder.load(mass), value_of(loop.index)), mass)
-            positive = builder.fcmp_ordered(">=", builder.load(mass), zero)
-            with cgutils.for_range(builder, count) as loop:
-                value = value_of(loop.index)
-                above = builder.fcmp_ordered(">", value, zero)
-                below = builder.fcmp_ordered("<", value, zero)
-                agrees = builder.select(positive, above, below)
-                part = builder.select(agrees, value, zero)
-                builder.store(builder.fadd(builder.load(kept), part), kept)
-                weight = ln.splat(
-                    builder, builder.load(builder.gep(factors, [loop.index])), ln.FLOAT
-                )
-                share = builder.select(agrees, weight, zero)
-                builder.store(builder.fadd(builder.load(divisor), share), divisor)
-            result, by = builder.load(kept), builder.load(divisor)
-            safe = builder.select(builder.fcmp_ordered("!=", by, zero), by, one)
-            chosen = builder.select(
-                ln.splat(builder, args[3], ir.IntType(1)), builder.fdiv(result, safe), result
-            )
-            ln.put(builder, chosen, out, i)
+            ln.put(builder, builder.fmul(ln.get(builder, place, i), factor), place, i)
 
         ln.each(builder, body)
         return context.get_dummy_value()
 
-    address = types.uintp
-    return types.void(address, address, types.int64, types.boolean, address), codegen
+    return types.void(types.uintp, types.float32), codegen

@@ -10,6 +10,7 @@ import numba as nb
 import numpy as np
 
 from lamina.weights.blocks import (
+    add_vectors,
     count_nonfinite,
     drop,
     elect_signs,
@@ -21,6 +22,7 @@ from lamina.weights.blocks import (
     padded,
     scale_by,
     store,
+    subtract,
     take,
     trim,
 )
@@ -94,10 +96,14 @@ def combine(
                 take(at, dtypes[k], origin, update, scales[k], weights[k], sums_row)
                 sums[k] += lane_total(sums_row[:LANES])
                 continue
-            load_delta(at, dtypes[k], origin, delta)
-            delta[have:] = np.float32(0.0)
-            sums[k] += block_squares(delta, sums_row)
-            if modes[k] != WHOLE or elect:
+            if have == m:
+                square = subtract(at, dtypes[k], origin, delta, sums_row)
+            else:
+                load_delta(at, dtypes[k], origin, delta)
+                delta[have:] = np.float32(0.0)
+                square = block_squares(delta, sums_row)
+            sums[k] += square
+            if (modes[k] != WHOLE or elect) and not (square < np.inf):
                 counts[NONFINITE_IN + k] += count_nonfinite(delta)
             if scales[k] != np.float32(1.0):
                 scale_by(delta, scales[k])
@@ -163,12 +169,11 @@ def gram(
     origin[:] = np.float32(0.0)
     for start in range(0, n, BLOCK):
         m = min(BLOCK, n - start)
-        at = padded(
+        here = padded(
             instruct + np.uintp(start * item_bytes(instruct_dtype)), instruct_dtype, m, pads[num]
         )
-        load(at, instruct_dtype, values)
-        hash_bytes(at, m * item_bytes(instruct_dtype), hashes[num], tail)
-        vector[:] = values
+        load(here, instruct_dtype, values)
+        hash_bytes(here, m * item_bytes(instruct_dtype), hashes[num], tail)
         have = min(m, limits[num] - start)
         if base != 0 and have > 0:
             at = padded(
@@ -176,11 +181,9 @@ def gram(
             )
             load(at, base_dtype, origin)
             hash_bytes(at, have * item_bytes(base_dtype), hashes[num + 1], tail)
-            for i in range(BLOCK):
-                vector[i] = values[i] - origin[i]
-            vector[have:] = np.float32(0.0)
-        elif base != 0:
-            vector[:] = np.float32(0.0)
+        load_delta(here, instruct_dtype, origin, vector)
+        if base != 0:
+            vector[max(have, 0) :] = np.float32(0.0)
         add_products(vector, vector, sums[0])
         if not (block_squares(vector, sums_row) < np.inf):
             counts[num] += count_nonfinite(values)
@@ -192,9 +195,15 @@ def gram(
             at = padded(
                 experts[k] + np.uintp(start * item_bytes(dtypes[k])), dtypes[k], have, pads[k]
             )
+            hash_bytes(at, have * item_bytes(dtypes[k]), hashes[k], tail)
+            if have == m:
+                squares, with_vector = sums[1 + 2 * k], sums[2 + 2 * k]
+                if not add_vectors(at, dtypes[k], values, vector, squares, with_vector):
+                    load(at, dtypes[k], delta)
+                    counts[k] += count_nonfinite(delta)
+                continue
             load_delta(at, dtypes[k], values, delta)
             delta[have:] = np.float32(0.0)
-            hash_bytes(at, have * item_bytes(dtypes[k]), hashes[k], tail)
             add_products(delta, delta, sums[1 + 2 * k])
             add_products(delta, vector, sums[2 + 2 * k])
             if not (block_squares(delta, sums_row) < np.inf):
