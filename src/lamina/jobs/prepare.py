@@ -20,7 +20,7 @@ from lamina.weights.layout import Layout, plan_layout
 from lamina.weights.place import check_disk, check_output, free_bytes
 
 SAFETENSORS_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-CHUNK_BYTES = 4 << 20
+CHUNK_BYTES = 8 << 20
 PROCESS_BYTES = 170 << 20
 """Python, numpy and the compiled kernels, measured: docs/performance.md."""
 

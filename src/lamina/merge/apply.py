@@ -110,7 +110,11 @@ def _merge(
         sources, recipe, output.thresholds, name, numbers, limits, total, used, scratch
     )
     quotas = np.array([bound.quota for bound in bounds], np.int64)
-    keys = [noise_key(recipe.seed, name, k) for k in range(num)]
+    keys = np.array([noise_key(recipe.seed, name, k) for k in range(num)], np.uint64)
+    dtypes = np.array([sources.experts[e].dtype(name) for e in experts], np.int64)
+    thresholds = np.array([bound.bits for bound in bounds], np.uint32)
+    kinds, scales = np.array(modes, np.int64), np.array(numbers.scales, np.float32)
+    factors, shares = np.array(rescales, np.float32), np.array(weights, np.float32)
     hashes = np.zeros((num + 3, 32), np.uint64)
     sums, counts = np.zeros(num + 2), np.zeros(4 + num, np.int64)
     out_code = DTYPE_CODES[place.dtype]
@@ -143,15 +147,15 @@ def _merge(
             reference_at,
             0 if reference is None else reference.dtype(name),
             addresses,
-            np.array([sources.experts[e].dtype(name) for e in experts], np.int64),
+            dtypes,
             np.array([max(0, min(n, limit - first)) for limit in limits], np.int64),
-            np.array(numbers.scales, np.float32),
-            np.array(modes, np.int64),
-            np.array([bound.bits for bound in bounds], np.uint32),
+            scales,
+            kinds,
+            thresholds,
             quotas,
-            np.array(keys, np.uint64),
-            np.array(rescales, np.float32),
-            np.array(weights, np.float32),
+            keys,
+            factors,
+            shares,
             numbers.elect,
             numbers.normalize,
             numbers.divisor,

@@ -34,7 +34,7 @@ SOURCES = (
     "native.py",
 )
 _SCALARS = {"i": "q", "u": "Q", "b": "q", "f": "d"}
-_DTYPES = {"f4": "float32", "f8": "float64", "i8": "int64", "u4": "uint32", "u8": "uint64"}
+_DTYPES = {name: np.dtype(name) for name in ("f4", "f8", "i8", "u4", "u8")}
 _LOCK = threading.Lock()
 
 
@@ -45,10 +45,9 @@ class Kernel:
         self.name = name
         self.kinds = tuple(signature.split())
         self._call: Any = None
-        words = []
-        for kind in self.kinds:
-            element, _, dimensions = kind.partition(":")
-            words.append("Q" + "q" * int(dimensions) if dimensions else _SCALARS[element])
+        split = [kind.partition(":") for kind in self.kinds]
+        self._parts = [(element, int(number or 0)) for element, _, number in split]
+        words = ["Q" + "q" * n if n else _SCALARS[element] for element, n in self._parts]
         self._struct = struct.Struct("=" + "".join(words))
 
     def load(self) -> None:
@@ -61,12 +60,11 @@ class Kernel:
     def __call__(self, *arguments: Any) -> None:
         self.load()
         words: list[Any] = []
-        for kind, argument in zip(self.kinds, arguments, strict=True):
-            element, _, dimensions = kind.partition(":")
+        for (element, dimensions), argument in zip(self._parts, arguments, strict=True):
             if dimensions:
-                assert argument.dtype == _DTYPES[element], (self.name, kind, argument.dtype)
-                assert argument.ndim == int(dimensions), (self.name, kind, argument.shape)
-                assert argument.flags.c_contiguous, (self.name, kind)
+                assert argument.dtype == _DTYPES[element], (self.name, element, argument.dtype)
+                assert argument.ndim == dimensions, (self.name, element, argument.shape)
+                assert argument.flags.c_contiguous, (self.name, element)
                 words += [argument.ctypes.data, *argument.shape]
             else:
                 words.append(float(argument) if element == "f" else int(argument))

@@ -12,7 +12,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 import numpy as np
 
-CHUNK = 1 << 20
+CHUNK = 1 << 21
 """Elements of a chunk: a multiple of the kernels' block."""
 
 
