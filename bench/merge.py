@@ -4,9 +4,10 @@
 
 WEIGHTS is what make_weights.py made (made here if it is missing; 8.8 GB). Every contender is a
 process of its own. Its CPU seconds (user and system, children counted) and peak resident memory
-come from the kernel (wait4), with the inputs in the page cache, the output removed and dirty pages
-flushed before each run, the order turned round every other time; medians are told. Ratios of one
-run of this program are what counts, seconds depend on the machine. Ends with 1 when a target is
+come from the kernel (wait4), with the inputs in the page cache, the output removed, dirty pages
+flushed and free memory touched before each run (a virtual machine's host takes freed memory back,
+and whoever uses it next pays), the order turned round every other time; medians are told. Ratios of
+one run of this program are what counts, seconds depend on the machine. Ends with 1 when a target is
 missed or the outputs of lamina and mergekit do not agree.
 """
 
@@ -148,6 +149,17 @@ def warm(weights: Path) -> None:
                 pass
 
 
+def touch_memory(num_bytes: int = 5 << 30) -> None:
+    """Use free memory once, so that a virtual machine's host gives it before the clock starts.
+
+    A host takes memory back that a guest has freed; whoever uses it next pays seconds of system
+    time for that, at random: here nobody does.
+    """
+    flags = "mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE"
+    touch = f"import mmap; mmap.mmap(-1, {num_bytes}, flags={flags})"
+    subprocess.run([sys.executable, "-c", touch], check=True)  # apart: peaks are inherited
+
+
 def forget_output(out: Path) -> None:
     """Remove what a contender wrote, and let the disk come to rest."""
     if out.is_dir():
@@ -169,6 +181,7 @@ def measure(
             forget_output(contender.out)
             shutil.rmtree(cache, ignore_errors=True)
             warm(weights)
+            touch_memory()
             cost = timed(contender.commands, environment)
             costs[contender.name].append(cost)
             tell(

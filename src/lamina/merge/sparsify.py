@@ -154,6 +154,10 @@ def _guess(
             -1,
         )
         seen += n
+        stretch = min(step, end - first)  # the system maps more than the piece that is read
+        source.release(name, first, stretch)
+        if reference is not None:
+            reference.release(name, first, stretch)
     return find_bin(counts, kept_count(density, seen))[0]
 
 
