@@ -422,7 +422,7 @@ def test_inputs_are_only_read(family: dict[str, dict[str, Path]], tmp_path: Path
             path.chmod(0o755 if path.is_dir() else 0o644)
 
 
-@pytest.mark.parametrize(("method", "passes"), [("slerp", 2), ("ties", 3)])
+@pytest.mark.parametrize(("method", "passes"), [("slerp", 2), ("ties", 4)])
 def test_every_pass_gives_its_pages_back(
     method: str,
     passes: int,
@@ -430,7 +430,7 @@ def test_every_pass_gives_its_pages_back(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """slerp's first pass, and TIES' threshold and rescaling, release what they read, too."""
+    """slerp's first pass, and TIES' sample, threshold and rescaling, release what they read."""
     released: dict[tuple[str, str], int] = {}
     real = Source.release
 
