@@ -1,6 +1,6 @@
 """What TIES and DARE do to a task vector, in numbers for the kernel: thresholds and factors."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -51,6 +51,31 @@ def sparsifier(
     return modes, bounds, rescales
 
 
+def _pairs(
+    sources: Sources,
+    expert: str,
+    name: str,
+    end: int,
+    scratch: Scratch,
+    places: Iterable[tuple[int, int]] | None = None,
+) -> Iterator[tuple[int, int, int, int, int]]:
+    """(n, reference, its dtype, expert, its dtype) for every chunk of a tensor, or some places.
+
+    Pages go back after each, up to the next place: the system maps more than what is read.
+    """
+    source, reference = sources.experts[expert], sources.reference
+    buffer = scratch.get("expert") if source.needs_scratch else None
+    asked = list(chunks(end) if places is None else places)
+    following = [first for first, _ in asked[1:]] + [end]
+    for (first, n), after in zip(asked, following, strict=True):
+        origin = address_of(reference, name, first, n, end, None)
+        kind = 0 if reference is None else reference.dtype(name)
+        yield n, origin, kind, source.chunk(name, first, n, buffer), source.dtype(name)
+        for read in (source, reference):
+            if read is not None:
+                read.release(name, first, after - first)
+
+
 def histogram(
     sources: Sources,
     expert: str,
@@ -62,22 +87,13 @@ def histogram(
     within: int,
 ) -> None:
     """Add one tensor of one expert to a histogram of magnitudes (`kernels.count_magnitudes`)."""
-    source, reference = sources.experts[expert], sources.reference
-    buffer = scratch.get("expert") if source.needs_scratch else None
-    for first, n in chunks(end):
+    for pair in _pairs(sources, expert, name, end, scratch):
         kernels.count_magnitudes(
-            n,
-            address_of(reference, name, first, n, end, None),
-            0 if reference is None else reference.dtype(name),
-            source.chunk(name, first, n, buffer),
-            source.dtype(name),
+            *pair,
             scale,
             counts,
             within,
         )
-        source.release(name, first, n)
-        if reference is not None:
-            reference.release(name, first, n)
 
 
 def tensor_threshold(
@@ -100,23 +116,14 @@ def tensor_threshold(
     upper_counts = np.zeros(BINS, np.int64)
     near = max(0, _guess(sources, expert, name, scale, density, end, scratch) - WINDOW // 2)
     lower_counts = np.zeros((WINDOW, BINS), np.int64)
-    source, reference = sources.experts[expert], sources.reference
-    buffer = scratch.get("expert") if source.needs_scratch else None
-    for first, n in chunks(end):
+    for pair in _pairs(sources, expert, name, end, scratch):
         kernels.count_both(
-            n,
-            address_of(reference, name, first, n, end, None),
-            0 if reference is None else reference.dtype(name),
-            source.chunk(name, first, n, buffer),
-            source.dtype(name),
+            *pair,
             scale,
             upper_counts,
             near,
             lower_counts,
         )
-        source.release(name, first, n)
-        if reference is not None:
-            reference.release(name, first, n)
     upper, left = find_bin(upper_counts, keep)
     if near <= upper < near + WINDOW:
         counts = lower_counts[upper - near]
@@ -137,27 +144,17 @@ def _guess(
     scratch: Scratch,
 ) -> int:
     """The bin in which the threshold lies in a sample: pieces spread evenly over the tensor."""
-    source, reference = sources.experts[expert], sources.reference
-    buffer = scratch.get("expert") if source.needs_scratch else None
     counts, seen = np.zeros(BINS, np.int64), 0
     step = max(SAMPLE_PIECE, end // SAMPLE_PIECES // BLOCK * BLOCK)
-    for first in range(0, end, step):
-        n = min(SAMPLE_PIECE, end - first)
+    places = [(first, min(SAMPLE_PIECE, end - first)) for first in range(0, end, step)]
+    for pair in _pairs(sources, expert, name, end, scratch, places):
         kernels.count_magnitudes(
-            n,
-            address_of(reference, name, first, n, end, None),
-            0 if reference is None else reference.dtype(name),
-            source.chunk(name, first, n, buffer),
-            source.dtype(name),
+            *pair,
             scale,
             counts,
             -1,
         )
-        seen += n
-        stretch = min(step, end - first)  # the system maps more than the piece that is read
-        source.release(name, first, stretch)
-        if reference is not None:
-            reference.release(name, first, stretch)
+        seen += pair[0]
     return find_bin(counts, kept_count(density, seen))[0]
 
 
@@ -171,22 +168,13 @@ def _kept_share(
     scratch: Scratch,
 ) -> float:
     """What a trimmed vector is multiplied by to have the L1 norm it had before (`rescale`)."""
-    source, reference = sources.experts[expert], sources.reference
-    buffer = scratch.get("expert") if source.needs_scratch else None
     sums, quota = np.zeros(2), bound.quota
-    for first, n in chunks(end):
+    for pair in _pairs(sources, expert, name, end, scratch):
         quota = kernels.sum_magnitudes(
-            n,
-            address_of(reference, name, first, n, end, None),
-            0 if reference is None else reference.dtype(name),
-            source.chunk(name, first, n, buffer),
-            source.dtype(name),
+            *pair,
             scale,
             bound.bits,
             quota,
             sums,
         )
-        source.release(name, first, n)
-        if reference is not None:
-            reference.release(name, first, n)
     return float(sums[0] / sums[1]) if min(sums) >= 1e-7 else 1.0
