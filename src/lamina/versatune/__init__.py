@@ -1,0 +1,1 @@
+"""Which data, when? VersaTune (arXiv:2411.11266): detect, compose, follow, grow."""
