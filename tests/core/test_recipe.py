@@ -101,6 +101,14 @@ def test_far_names_list_the_known_ones():
     )
 
 
+def test_known_keys_are_found_inside_a_map_of_names():
+    class Named(Recipe):
+        entries: dict[str, Entry]
+
+    told = refusal({"entries": {"a": {"modle": "x"}}}, Named)
+    assert "entries.a.modle: unknown key; did you mean `model`?" in told
+
+
 def test_odd_keys_and_long_values_stay_readable():
     told = refusal(GOOD | {"a\nb": 1, "threads": "x" * 1000})
     assert "'a\\nb': unknown key" in told

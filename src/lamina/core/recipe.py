@@ -162,7 +162,8 @@ def _inside(kind: Any, part: int | str) -> list[Any]:
     if isinstance(part, int):
         kinds = [kind, *(k for k in _flatten(kind))]
         return [arg for k in kinds for arg in get_args(k) if get_origin(k) in {list, tuple}]
-    return [
+    named = [get_args(k)[1] for k in _flatten(kind) if get_origin(k) in {dict, Mapping}]
+    return named + [
         field.annotation
         for m in _models(kind)
         for name, field in m.model_fields.items()
