@@ -1,0 +1,198 @@
+"""Sums of token losses of packed batches: exact, in float32, a chunk of logits at a time.
+
+Only positions that predict a target get logits. They are computed in chunks, and so is the gradient
+in the same walk, so no [N, V] tensor is ever held: beyond the model's own activations this costs
+one chunk of logits, the gradient of the hidden states, and for a trained output embedding its
+gradient in float32. Sums, never means: who adds over batches and ranks divides last.
+
+Letters: B rows, L positions, H hidden size, N targets, E examples, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lamina.core.errors import DataError
+from lamina.engine.heads import (
+    Captured,
+    OutputHead,
+    capture,
+    core_model,
+    find_head,
+    nothing,
+    takes_positions,
+)
+
+# Logits (float32) held at once: 8 MB stays in a CPU's cache; an accelerator wants larger matmuls.
+_CHUNK_CPU = 2**21
+_CHUNK_ACCELERATOR = 2**27
+
+Batch = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class LossSums:
+    """What one batch costs."""
+
+    loss: torch.Tensor
+    """Scalar float32: the sum of -log p over all targets, in nats; differentiable."""
+    per_example: torch.Tensor
+    """float64 [E]: the same for each example, without a gradient."""
+    tokens: torch.Tensor
+    """int64 [E]: targets of each example."""
+    kl: torch.Tensor
+    """Scalar float32: the sum of KL(teacher || model) over the chosen targets; 0 without one."""
+
+
+class LossHead:
+    """Computes the losses of one model; made once, after adapters and before any DDP wrapper.
+
+    Where the output embedding cannot be used apart from the model (`fallback` then says why), the
+    model's own logits at the predictors are used: as exact, with all [B, L, V] logits in memory.
+    """
+
+    def __init__(self, model: nn.Module, *, chunk_tokens: int | None = None) -> None:
+        self._head, self.fallback = find_head(model)
+        self._chunk_tokens = chunk_tokens
+        self._with_positions = takes_positions(model)
+        self.num_embeddings = int(core_model(model).get_input_embeddings().weight.shape[0])
+
+    def __call__(self, model: nn.Module, batch: Batch) -> LossSums:
+        """The losses of one batch of `collate`.
+
+        Raises:
+            DataError: the batch has no target.
+        """
+        targets_N = batch["targets"]
+        if not targets_N.numel():
+            raise DataError(
+                "A batch has no token to learn from, and a loss of 0 would hide it. "
+                "Each example needs a completion of one token or more."
+            )
+        states = self.states(model, batch)
+        loss, per_token_N = states.cross_entropy(targets_N)
+        tokens_E = batch["tokens"]
+        sums_E = torch.segment_reduce(per_token_N.double(), "sum", lengths=tokens_E)
+        return LossSums(loss, sums_E, tokens_E, kl=torch.zeros_like(loss))
+
+    def states(self, model: nn.Module, batch: Batch) -> States:
+        """What the model makes of the batch at its predictors, before logits are computed."""
+        inputs: dict[str, Any] = {"input_ids": batch["input_ids"], "use_cache": False}
+        if self._with_positions:
+            inputs["position_ids"] = batch["position_ids"]
+        places_N = batch["predictors"]
+        if self._head is None:
+            logits_BLV = model(**inputs).logits
+            own_NV = logits_BLV.flatten(0, 1).index_select(0, places_N)
+            return States(own_NV, None, None, len(places_N))
+        with capture(self._head.module, keep=nothing) as seen:
+            model(**inputs)
+        assert seen.hidden is not None, "the output embedding was not called"
+        hidden_NH = seen.hidden.flatten(0, 1).index_select(0, places_N)
+        return States(hidden_NH, self._head, seen, self._chunk(hidden_NH))
+
+    def _chunk(self, hidden_NH: torch.Tensor) -> int:
+        if self._chunk_tokens is not None:
+            return self._chunk_tokens
+        on_cpu = hidden_NH.device.type == "cpu"
+        return max(16, (_CHUNK_CPU if on_cpu else _CHUNK_ACCELERATOR) // self.num_embeddings)
+
+
+@dataclass(frozen=True, slots=True)
+class States:
+    """Hidden states at the predictors and the way from them to logits."""
+
+    hidden: torch.Tensor
+    """[N, H]; the logits themselves, [N, V], where there is no head."""
+    head: OutputHead | None
+    captured: Captured | None
+    chunk: int
+    """Positions whose logits are held at once."""
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """float32 logits (float64 of a float64 model) of some of the hidden states."""
+        if self.head is None:
+            return _at_least_float32(hidden)
+        return _at_least_float32(self.head(hidden))
+
+    def cross_entropy(self, targets_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The differentiable sum over targets, and each target's own without a gradient [N]."""
+
+        def cost(logits: torch.Tensor, chosen: slice) -> torch.Tensor:
+            return F.cross_entropy(logits, targets_N[chosen], reduction="none")
+
+        return self.walk(cost)
+
+    def walk(self, cost: Cost) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sum of `cost` over all positions, differentiable, and each position's [N] without."""
+        trained = self._trained()
+        with self._autocast():
+            return _Walk.apply(self, cost, self.hidden, *trained)
+
+    def _trained(self) -> list[nn.Parameter]:
+        if self.head is None:
+            return []
+        return [p for p in self.head.module.parameters() if p.requires_grad]
+
+    @contextlib.contextmanager
+    def _autocast(self) -> Iterator[None]:
+        """Autocast as it was where the model called its output embedding."""
+        if self.captured is None or self.captured.autocast is None:
+            yield
+            return
+        device, dtype, enabled = self.captured.autocast
+        with torch.autocast(device, dtype=dtype, enabled=enabled):
+            yield
+
+
+Cost = Callable[[torch.Tensor, slice], torch.Tensor]
+"""(logits [n, V], which of the N) -> what each position costs [n]."""
+
+
+class _Walk(torch.autograd.Function):
+    """Chunk by chunk: logits, cost and gradient at once. The backward pass only scales."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: States, cost: Cost, hidden_NH: torch.Tensor, *trained: nn.Parameter
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        wanted = [needed for needed in ctx.needs_input_grad[2:]]
+        inputs = [None if not wanted[0] else torch.empty_like(hidden_NH)]
+        sums = [torch.zeros_like(p, dtype=_wide(p.dtype)) for p in trained]
+        costs = []
+        for begin in range(0, len(hidden_NH), states.chunk):
+            chosen = slice(begin, begin + states.chunk)
+            with torch.set_grad_enabled(any(wanted)):
+                chunk = hidden_NH[chosen].detach().requires_grad_(wanted[0])
+                values = cost(states.logits(chunk), chosen)
+                if any(wanted):
+                    leaves = ([chunk] if wanted[0] else []) + list(trained)
+                    grads = list(torch.autograd.grad(values.sum(), leaves))
+                    if inputs[0] is not None:
+                        inputs[0][chosen] = grads.pop(0)
+                    for total, grad in zip(sums, grads, strict=True):
+                        total += grad
+            costs.append(values.detach())
+        costs_N = torch.cat(costs)
+        ctx.grads = [*inputs, *(s.to(p.dtype) for s, p in zip(sums, trained, strict=True))]
+        ctx.mark_non_differentiable(costs_N)
+        return costs_N.double().sum().to(costs_N.dtype), costs_N
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor, _: torch.Tensor) -> tuple[Any, ...]:
+        return None, None, *(g if g is None else g * grad.to(g.dtype) for g in ctx.grads)
+
+
+def _at_least_float32(x: torch.Tensor) -> torch.Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
