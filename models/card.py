@@ -5,6 +5,7 @@ import json
 import time
 from pathlib import Path
 
+import domains
 import score
 import vocabulary
 from corpus import Corpus
@@ -168,6 +169,7 @@ def write(out: Path, data: Path, corpus: Corpus) -> None:
                 for name, source in SOURCES.items()
             ],
         ).replace("---:", "---"),
+        "domains": table(domains.CARD_HEADER, domains.card_rows(out / "domains")),
         "samples": "\n\n".join(samples(models, PROMPTS)),
         "remembered": remembered(models, corpus),
         "different": f"{len(train):,}",

@@ -1,4 +1,4 @@
-"""Make the demo model family from the data folder: tokenizer, held-out rows, five members, card.
+"""Make the demo model family from the data folder: tokenizer, rows, five members, card.
 
     python models/make.py --data DIR [--out DIR] [--minutes N] [--threads N] [--only STAGE ...]
 
@@ -21,6 +21,7 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import card
 import corpus
+import domains
 import score
 import sources
 import stages
@@ -28,7 +29,7 @@ import torch
 import vocabulary
 
 ROOT = Path(__file__).resolve().parents[1]
-STAGES = ("tokenizer", "base", "instruct", "math", "code", "unwanted", "card", "package")
+STAGES = ("tokenizer", "base", "instruct", "math", "code", "unwanted", "domains", "card", "package")
 
 
 def arguments() -> argparse.Namespace:
@@ -59,7 +60,7 @@ def arguments() -> argparse.Namespace:
 
 def package(out: Path, demo: Path) -> None:
     """Copy the finished family into the package, replacing what is there."""
-    for name in (*(f"models/{member}" for member in score.MEMBERS), "heldout"):
+    for name in (*(f"models/{member}" for member in score.MEMBERS), "heldout", "domains"):
         shutil.rmtree(demo / name, ignore_errors=True)
         shutil.copytree(out / name, demo / name)
     for path in demo.rglob("*.*"):
@@ -72,10 +73,12 @@ def main() -> int:
     """Run the asked stages; each one adds what it did to OUT/runs.json."""
     asked = arguments()
     absent = sources.missing(asked.data)
+    if "domains" in asked.only:
+        absent += domains.absent(asked.data)
     if absent:
-        print(f"{len(absent)} of {len(sources.SOURCES)} files are missing in {asked.data}:")
+        print(f"{len(absent)} files are missing in {asked.data}:")
         print("\n".join(f"  {path}" for path in absent))
-        print("models/sources.py says where each comes from.")
+        print("models/sources.py and models/domains.py say where each comes from.")
         return 2
     torch.set_num_threads(asked.threads or 1)
     models = asked.out / "models"
@@ -88,6 +91,8 @@ def main() -> int:
             words = (row.plain() for row in texts.base + texts.math + texts.code)
             tokenizer = vocabulary.train(words, models / "tokenizer")
             corpus.write_held_out(texts, tokenizer, held_out)
+        elif stage == "domains":
+            domains.build(asked.data, texts, held_out=held_out, out=asked.out / "domains")
         elif stage == "card":
             card.write(asked.out, asked.data, texts)
         elif stage == "package":
