@@ -6,6 +6,7 @@ import pytest
 
 from lamina.core.yaml import load_yaml
 from lamina.merge.recipe import MergeRecipe, from_dict, load_forgetting, load_recipe
+from lamina.versatune.recipe import TuneRecipe, read_tune_recipe
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 METHODS = {
@@ -21,6 +22,8 @@ METHODS = {
     "task_arithmetic": "task_arithmetic",
     "ties_global": "ties",
 }
+POLICIES = ("constant", "expand", "foster")
+"""Recipes of `lamina tune`, each with the name of its policy."""
 
 
 def read(name: str) -> MergeRecipe:
@@ -30,8 +33,8 @@ def read(name: str) -> MergeRecipe:
 
 def test_every_recipe_of_the_folder_is_known_here():
     found = sorted(path.stem for path in FOLDER.iterdir())
-    assert found == sorted(METHODS)
-    assert len(found) == 11
+    assert found == sorted([*METHODS, *POLICIES])
+    assert len(found) == 14
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
@@ -60,3 +63,26 @@ def test_the_controls_name_their_texts():
         "math": "./heldout/math.jsonl",
     }
     assert recipe.controls.permutations == 8
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_a_recipe_to_tune_finds_its_files_and_reads_back_the_same(name):
+    recipe = read_tune_recipe(FOLDER / f"{name}.yaml")
+    assert [stage.policy for stage in recipe.mixture] == [name]
+    assert set(recipe.domains) == {"law", "medicine", "finance", "science", "code", "general"}
+    paths = [source.path for domain in recipe.domains.values() for source in domain.sources]
+    assert len(paths) == 12
+    assert all((FOLDER / path).is_file() for path in paths)
+    assert (FOLDER / recipe.model / "model.safetensors").is_file()
+    assert TuneRecipe.model_validate(recipe.to_mapping()) == recipe
+    assert "7B" in (FOLDER / f"{name}.yaml").read_text()
+
+
+def test_expansion_keeps_a_share_of_general_requests():
+    recipe = read_tune_recipe(FOLDER / "expand.yaml")
+    stage = recipe.mixture[0]
+    assert stage.parameters["target"] == "medicine"
+    assert stage.floor > 0
+    asked = recipe.domains["general"].sources[0]
+    assert asked.path.endswith("general.jsonl.gz")
+    assert asked.share == 0.6
