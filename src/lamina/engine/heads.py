@@ -65,12 +65,15 @@ class OutputHead:
 
 def core_model(model: nn.Module) -> Any:
     """The transformers model inside DistributedDataParallel and PEFT wrappers."""
-    inner: Any = model
-    if isinstance(inner, nn.parallel.DistributedDataParallel):
-        inner = inner.module
-    if is_peft(inner):
-        inner = inner.get_base_model()
-    return inner
+    inner: Any = unwrapped(model)
+    return inner.get_base_model() if is_peft(inner) else inner
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside DistributedDataParallel, adapters and all."""
+    if isinstance(model, nn.parallel.DistributedDataParallel):
+        return model.module
+    return model
 
 
 def is_peft(model: nn.Module) -> bool:

@@ -134,7 +134,15 @@ class States:
         """Sum of `cost` over all positions, differentiable, and each position's [N] without."""
         trained = self._trained()
         with self._autocast():
-            return _Walk.apply(self, cost, self.hidden, *trained)
+            if torch.is_grad_enabled() and (trained or self.hidden.requires_grad):
+                return _Walk.apply(self, cost, self.hidden, *trained)
+            with torch.no_grad():
+                costs_N = torch.cat([cost(self.logits(self.hidden[n]), n) for n in self.slices()])
+        return _total(costs_N), costs_N
+
+    def slices(self) -> list[slice]:
+        """The chunks of the N positions."""
+        return [slice(n, n + self.chunk) for n in range(0, len(self.hidden), self.chunk)]
 
     def _trained(self) -> list[nn.Parameter]:
         if self.head is None:
@@ -163,31 +171,34 @@ class _Walk(torch.autograd.Function):
     def forward(
         ctx: Any, states: States, cost: Cost, hidden_NH: torch.Tensor, *trained: nn.Parameter
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        wanted = [needed for needed in ctx.needs_input_grad[2:]]
-        inputs = [None if not wanted[0] else torch.empty_like(hidden_NH)]
-        sums = [torch.zeros_like(p, dtype=_wide(p.dtype)) for p in trained]
+        to_hidden = hidden_NH.requires_grad
+        hidden_grad = torch.empty_like(hidden_NH) if to_hidden else None
+        totals = [torch.zeros_like(p, dtype=_wide(p.dtype)) for p in trained]
         costs = []
-        for begin in range(0, len(hidden_NH), states.chunk):
-            chosen = slice(begin, begin + states.chunk)
-            with torch.set_grad_enabled(any(wanted)):
-                chunk = hidden_NH[chosen].detach().requires_grad_(wanted[0])
+        for chosen in states.slices():
+            with torch.enable_grad():
+                chunk = hidden_NH[chosen].detach().requires_grad_(to_hidden)
                 values = cost(states.logits(chunk), chosen)
-                if any(wanted):
-                    leaves = ([chunk] if wanted[0] else []) + list(trained)
-                    grads = list(torch.autograd.grad(values.sum(), leaves))
-                    if inputs[0] is not None:
-                        inputs[0][chosen] = grads.pop(0)
-                    for total, grad in zip(sums, grads, strict=True):
-                        total += grad
+                leaves = [chunk, *trained] if to_hidden else list(trained)
+                grads = list(torch.autograd.grad(values.sum(), leaves))
+            if hidden_grad is not None:
+                hidden_grad[chosen] = grads.pop(0)
+            for total, grad in zip(totals, grads, strict=True):
+                total += grad
             costs.append(values.detach())
         costs_N = torch.cat(costs)
-        ctx.grads = [*inputs, *(s.to(p.dtype) for s, p in zip(sums, trained, strict=True))]
+        ctx.grads = [hidden_grad, *(t.to(p.dtype) for t, p in zip(totals, trained, strict=True))]
         ctx.mark_non_differentiable(costs_N)
-        return costs_N.double().sum().to(costs_N.dtype), costs_N
+        return _total(costs_N), costs_N
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor, _: torch.Tensor) -> tuple[Any, ...]:
-        return None, None, *(g if g is None else g * grad.to(g.dtype) for g in ctx.grads)
+        grads, ctx.grads = ctx.grads, None
+        return None, None, *(g if g is None else g.mul_(grad.to(g.dtype)) for g in grads)
+
+
+def _total(costs_N: torch.Tensor) -> torch.Tensor:
+    return costs_N.double().sum().to(costs_N.dtype)
 
 
 def _at_least_float32(x: torch.Tensor) -> torch.Tensor:
