@@ -1,6 +1,7 @@
 """The verbs, and the only place that prints. Everything heavy is imported inside a verb.
 
-Exit codes: 0 done, 1 the answer is no (`verify`), 2 something the user can mend, 130 Ctrl-C.
+Exit codes: 0 done, 1 the answer is no (`verify`), 2 something the user can mend, 3 the gate on
+forgetting ended a tune run, 130 Ctrl-C (143 SIGTERM).
 """
 
 import json
@@ -18,7 +19,8 @@ from lamina.core.errors import LaminaError, RecipeError
 app = App(
     name="lamina",
     version=lamina.__version__,
-    help="Measure each layer of a language model, merge or forget by it, and see what that did.",
+    help="Tune a language model with domain weights that move; measure each layer, merge or forget "
+    "by it; see what that did.",
     help_format="plaintext",
     default_parameter=Parameter(negative=()),
     version_flags=["--version"],
@@ -201,6 +203,59 @@ def evaluate(
     print_metrics(metrics)
     if out is not None:
         _tell(f"written: {out}")
+
+
+@app.command
+def tune(
+    recipe: Path,
+    /,
+    *,
+    out: Path,
+    resume: bool = False,
+    overwrite: bool = False,
+    allow_changed: Annotated[tuple[str, ...], Parameter(negative=())] = (),
+    set_: Overrides = (),
+) -> None:
+    """Tune a model on domains whose weights move while it learns (VersaTune).
+
+    With several processes: torchrun --nproc-per-node N -m lamina tune RECIPE --out DIR.
+
+    Parameters
+    ----------
+    recipe
+        A YAML file: model, domains, train, mixture. See recipes/foster.yaml.
+    out
+        The run's folder: model/, domains.jsonl, ledger.json, report.html, checkpoints/.
+    resume
+        Go on with the unfinished run in OUT, to the bit where it stopped.
+    overwrite
+        Delete the earlier run in OUT first.
+    allow_changed
+        Go on although this changed since the checkpoint: data, recipe or processes.
+    """
+    from lamina.cli.output import print_tuned
+    from lamina.cli.progress import progress_watcher
+    from lamina.jobs.tune import FORGOT, INTERRUPTED, run_tune
+
+    with progress_watcher() as watch:
+        told = run_tune(
+            recipe,
+            out,
+            resume=resume,
+            overwrite=overwrite,
+            allowed=allow_changed,
+            overrides=set_,
+            watch=watch,
+        )
+    results = told["results"]
+    if results["status"] == INTERRUPTED:
+        again = f"lamina tune {recipe} --out {out} --resume"
+        _tell(f"stopped at step {results['step']} of {results['steps']}. Go on with: {again}")
+        raise SystemExit(128 + results["signal"])
+    if int(os.environ.get("RANK", "0")) == 0:
+        print_tuned(out, told)
+    if results["status"] == FORGOT:
+        raise SystemExit(3)
 
 
 @app.command

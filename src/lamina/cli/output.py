@@ -84,6 +84,29 @@ def print_merged(out: Path, manifest: Mapping[str, Any]) -> None:
         console.print(f"page: {page}")
 
 
+def print_tuned(out: Path, manifest: Mapping[str, Any]) -> None:
+    """Held-out losses before and after a tune run, by domain."""
+    console, results = _console(), manifest["results"]
+    table = Table(box=None, padding=(0, 2))
+    table.add_column("domain")
+    for column in ("loss before", "after", "trained tokens", "last weight"):
+        table.add_column(column, justify="right")
+    for name, loss in results["start"].items():
+        table.add_row(
+            Text(name),
+            f"{loss:.4f}",
+            f"{results['end'][name]:.4f}",
+            f"{results['trained_tokens'][name]:,}",
+            f"{results['weights'][name]:.3f}",
+        )
+    console.print(table)
+    if results["stopped"]:
+        console.print(f"ended early: {results['stopped']}")
+    print_warnings(console, manifest["warnings"])
+    console.print(f"model: {out / 'model'}", soft_wrap=True)
+    console.print(f"page:  {out / 'report.html'}", soft_wrap=True)
+
+
 def print_metrics(metrics: Mapping[str, Any]) -> None:
     """Losses per model and text."""
     console = _console()

@@ -106,6 +106,13 @@ def read_json(path: Path) -> Any:
         raise DataError(f"{path} is not JSON we can use: {exc}") from exc
 
 
+def cache_folder() -> Path:
+    """Where what is dear to measure is kept: `$LAMINA_CACHE`, else `~/.cache/lamina` (XDG)."""
+    own = os.environ.get("LAMINA_CACHE")
+    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(own) if own else Path(home) / "lamina"
+
+
 def _finite(obj: Any) -> Any:
     match obj:
         case float():

@@ -12,7 +12,6 @@ by the models' fingerprints and files: another rule, granularity or weight costs
 import hashlib
 import json
 import math
-import os
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from lamina.core.layers import LayerMap
-from lamina.core.manifest import write_json_atomic
+from lamina.core.manifest import cache_folder, write_json_atomic
 from lamina.core.scores import LayerScores
 from lamina.merge.inputs import Inputs
 from lamina.merge.sources import Sources
@@ -255,13 +254,6 @@ def lineage_warning(name: str, grams: Grams) -> str | None:
         f"|t|/|u| = {rho:.2f}; an expert tuned from the base has about -1 and 1 or more). "
         "Check instruct_model."
     )
-
-
-def cache_folder() -> Path:
-    """Where the sums are kept: `$LAMINA_CACHE`, else `~/.cache/lamina` (XDG_CACHE_HOME)."""
-    own = os.environ.get("LAMINA_CACHE")
-    home = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(own) if own else Path(home) / "lamina"
 
 
 def _cache_file(folder: Path, key: str) -> Path:

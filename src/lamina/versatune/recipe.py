@@ -13,7 +13,7 @@ from lamina.core.recipe import Recipe, load_mapping, validate
 from lamina.data.recipe import DataSection, DomainSpec
 from lamina.engine.recipe import Count, Positive, Share, TrainSection
 from lamina.versatune.detect_recipe import DetectSection
-from lamina.versatune.policies import POLICIES, parameters_of
+from lamina.versatune.policies import POLICIES, check, parameters_of
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
@@ -24,7 +24,7 @@ class ReferenceSection(Recipe):
     way: Literal["tuned", "given", "fraction"] = "tuned"
     """`tuned`: the lowest held-out loss of a tuning on that domain alone; `fraction`: of the loss
     at the start; `given`: as in `losses`."""
-    losses: dict[str, Positive] = {}
+    losses: dict[str, Positive] = Field(default_factory=dict)
     fraction: Annotated[float, Field(gt=0, lt=1)] = 0.8
     windows: Count = 8
     """`tuned`: at most so many windows for each domain."""
@@ -63,7 +63,7 @@ class StageSection(Recipe):
     max_repeats: Positive | None = None
     """No domain's rows are read more often than this on average, as far as the others allow."""
     reference: ReferenceSection = ReferenceSection()
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] = Field(default_factory=dict)
     """The policy's own: sigma, growth, link, target, ..."""
 
     @model_validator(mode="before")
@@ -164,9 +164,18 @@ class TuneRecipe(Recipe):
     def _fits(self) -> Self:
         """Names of domains, windows of stages: all that is wrong at once."""
         problems = [*self._unknown_domains(), *self._windows()]
-        for number, stage in enumerate(self.mixture):
+        for stage in self.mixture:
             if isinstance(stage.start, dict):
-                problems += _weights_problems(stage.start, self.domains, number)
+                problems += _weights_problems(stage.start, self.domains)
+            if stage.floor * len(self.domains) > 1:
+                problems.append(
+                    f"mixture.floor {stage.floor:g} for {len(self.domains)} domains is more than 1 "
+                    f"in all; it can be {1 / len(self.domains):.3g} at most"
+                )
+            try:
+                check(stage.policy, stage.parameters, domains=tuple(self.domains))
+            except RecipeError as error:
+                problems.append(f"mixture: {error}")
         if problems:
             raise ValueError("; ".join(problems))
         return self
@@ -176,8 +185,6 @@ class TuneRecipe(Recipe):
         for stage in self.mixture:
             if isinstance(stage.start, dict):
                 named += [("mixture.start", name) for name in stage.start]
-            if isinstance(stage.parameters.get("target"), str):
-                named.append(("mixture.target", stage.parameters["target"]))
             named += [("mixture.reference.losses", name) for name in stage.reference.losses]
         if self.self_distillation is not None:
             kept = self.self_distillation.domains or ()
@@ -226,9 +233,7 @@ class TuneRecipe(Recipe):
         return values
 
 
-def _weights_problems(
-    start: Mapping[str, float], domains: Mapping[str, DomainSpec], stage: int
-) -> list[str]:
+def _weights_problems(start: Mapping[str, float], domains: Mapping[str, DomainSpec]) -> list[str]:
     missing = [name for name in domains if name not in start]
     problems = []
     if missing:

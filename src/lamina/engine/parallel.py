@@ -1,0 +1,103 @@
+"""Several processes, one run: sums over ranks, what rank 0 decided, and whether sharding is on."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from lamina.core.errors import RecipeError
+
+
+def world() -> int:
+    """Processes that train together; 1 without `torchrun`."""
+    return dist.get_world_size() if _on() else int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def rank() -> int:
+    """This process's number, from 0."""
+    return dist.get_rank() if _on() else int(os.environ.get("RANK", "0"))
+
+
+def is_main() -> bool:
+    """Whether this process writes files and talks to the user."""
+    return rank() == 0
+
+
+def start() -> None:
+    """Joins the other processes, where `torchrun` started several; gloo without a GPU."""
+    if world() > 1 and not _on():
+        from accelerate import PartialState
+
+        PartialState(cpu=not torch.cuda.is_available())
+
+
+def stop() -> None:
+    """Leaves the other processes, in good order."""
+    if _on():
+        dist.destroy_process_group()
+
+
+def barrier() -> None:
+    """Waits until every process is here."""
+    if _on():
+        dist.barrier()
+
+
+def total(values: np.ndarray) -> np.ndarray:
+    """The sum over all processes, in float64, as an array of the same shape."""
+    if not _on():
+        return values.astype(np.float64)
+    tensor = torch.from_numpy(values.astype(np.float64))
+    if dist.get_backend() == "nccl":
+        tensor = tensor.cuda()
+    dist.all_reduce(tensor)
+    return tensor.cpu().numpy()
+
+
+def any_of(flag: bool) -> bool:
+    """Whether the flag is set in any process."""
+    return bool(total(np.array([float(flag)]))[0]) if _on() else flag
+
+
+def decided(value: Any) -> Any:
+    """What rank 0 holds, in every process: decisions are the same by construction."""
+    if not _on():
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def check_sharding(model: Any, asked: bool) -> None:
+    """Refuses a run that was asked to shard its weights and does not.
+
+    Raises:
+        RecipeError: `fsdp` is asked for, and no weight is spread over processes.
+    """
+    if not asked:
+        return
+    from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
+
+    kinds = (FSDPModule, FullyShardedDataParallel)
+    if any(isinstance(module, kinds) for module in model.modules()):
+        return
+    where = "there is no GPU here" if not torch.cuda.is_available() else f"world size {world()}"
+    raise RecipeError(
+        "sharding (FSDP) was asked for by accelerate's configuration, but the model is not sharded "
+        f"({where}); every process would hold all of it. Start it with `accelerate launch` on "
+        "several GPUs, or ask for no sharding (ACCELERATE_USE_FSDP=false)."
+    )
+
+
+def sharding_asked(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether accelerate's configuration asks for FSDP, as `accelerate launch` passes it on."""
+    return environment.get("ACCELERATE_USE_FSDP", "false").strip().lower() in ("1", "true", "yes")
+
+
+def _on() -> bool:
+    return dist.is_available() and dist.is_initialized()

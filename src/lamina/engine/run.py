@@ -1,0 +1,354 @@
+"""One tuning run: windows of training between looks at the held-out losses, resumable anywhere."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PrinterCallback, ProgressCallback, TrainingArguments
+
+from lamina.core.domains import DomainLosses, RowLosses
+from lamina.core.errors import DataError, RecipeError
+from lamina.data.encode import Examples
+from lamina.data.load import DomainData
+from lamina.engine import parallel
+from lamina.engine.collate import collate
+from lamina.engine.heldout import heldout_losses
+from lamina.engine.load import first_line, quiet
+from lamina.engine.losses import LossHead
+from lamina.engine.recipe import TrainSection
+from lamina.engine.state import Identity, MixtureState, check_fits, latest
+from lamina.engine.trainer import MixtureSampler, MixtureTrainer, NextWindow, Steering, Tally
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How a run ended."""
+
+    step: int
+    interrupted: int
+    """The signal that ended it, or 0."""
+    stopped: str | None
+    """Why the steering ended it early."""
+    resumed_from: int | None
+
+
+def run_windows(
+    model: Any,
+    data: Mapping[str, DomainData],
+    train: TrainSection,
+    *,
+    steering: Steering,
+    folder: Path,
+    identity: Identity,
+    pad_id: int,
+    resume: bool = False,
+    allowed: frozenset[str] = frozenset(),
+    tell: Callable[[str], None] = lambda line: None,
+    advance: Callable[[int], None] = lambda steps: None,
+    watched: Mapping[str, Examples] | None = None,
+    kept: Sequence[str] = (),
+    distil_weight: float = 0.0,
+) -> Finished:
+    """Tunes a model in place, window by window, with checkpoints in `folder`.
+
+    Args:
+        model: from `load_tunable`; its trainable part is changed.
+        data: by domain; the order of the names is the order of everything.
+        steering: decides the weights of each window.
+        identity: what a checkpoint must belong to.
+        pad_id: any id the model knows; padding is never seen.
+        resume: go on from the newest whole checkpoint, if there is one.
+        allowed: what may have changed since that checkpoint.
+        kept: domains whose rows are held near the starting model by `distil_weight` times the
+            divergence from it, a mean over the same tokens as the loss.
+        watched: texts whose loss is told to the steering, but never trained on.
+
+    Raises:
+        RecipeError: a checkpoint that does not belong to this run; an optimiser, tracker or
+            attention that is not known here; sharding that did not take effect.
+        CheckpointError: a damaged checkpoint.
+        DataError: a loss that is not finite, with the rows that have it.
+    """
+    parallel.start()
+    found = latest(folder, tell) if resume else None
+    if found is not None:
+        for line in check_fits(found[1], identity, allowed):
+            tell(line)
+    arguments = _arguments(train, folder)
+    head = LossHead(model)
+    if head.fallback:
+        tell(f"logits are computed whole: {head.fallback}")
+    flatten = "flash" in str(model.config._attn_implementation)
+    model.to(arguments.device)
+    groups = [{name: domain.heldout for name, domain in data.items()}, watched or {}]
+    autocast = torch.bfloat16 if train.dtype == "bfloat16" else None
+
+    def measure(step: int) -> tuple[DomainLosses, DomainLosses | None]:
+        held_out, others = (
+            _measure(model, head, group, step, arguments.device, autocast) for group in groups
+        )
+        return held_out, others if watched else None
+
+    num_rows = train.window_steps * train.accumulate * train.batch_size * parallel.world()
+    if found is None:
+        first = parallel.decided(steering.begin(*measure(0)))
+    else:
+        steering.restore(found[1].steering)
+        first = NextWindow(found[1].weights, unit=found[1].unit)
+    sampler = MixtureSampler(data, seed=train.seed, num_rows=num_rows, weights=first)
+
+    interrupted: list[int] = []
+    trainer = _trainer(
+        model, arguments, data, train, sampler, head, steering, measure,
+        describe=partial(_describe, identity=identity, train=train),
+        collate_rows=partial(collate, pad_id=pad_id, flatten=flatten),
+        kept=kept, distil_weight=distil_weight, advance=advance, interrupted=interrupted,
+    )  # fmt: skip
+    if found is not None:
+        _restore(trainer, found[1])
+        advance(found[1].step)
+        if found[1].step >= train.steps:
+            _load_final(trainer, found[0])
+            return Finished(found[1].step, 0, None, found[1].step)
+    with quiet(), _signals(interrupted, tell), _logging_to(folder.parent / "logs"):
+        trainer.train(resume_from_checkpoint=None if found is None else str(found[0]))
+    return Finished(
+        step=trainer.state.global_step,
+        interrupted=(interrupted or [signal.SIGTERM])[0] if trainer.was_interrupted else 0,
+        stopped=trainer.stopped,
+        resumed_from=None if found is None else found[1].step,
+    )
+
+
+def _trainer(
+    model: Any,
+    arguments: TrainingArguments,
+    data: Mapping[str, DomainData],
+    train: TrainSection,
+    sampler: MixtureSampler,
+    head: LossHead,
+    steering: Steering,
+    measure: Callable[[int], tuple[DomainLosses, DomainLosses | None]],
+    *,
+    describe: Callable[[MixtureTrainer], MixtureState],
+    collate_rows: Any,
+    kept: Sequence[str],
+    distil_weight: float,
+    advance: Callable[[int], None],
+    interrupted: list[int],
+) -> MixtureTrainer:
+    try:
+        with quiet():
+            trainer = MixtureTrainer(
+                model,
+                arguments,
+                data=data,
+                sampler=sampler,
+                head=head,
+                steering=steering,
+                measure=measure,
+                describe=describe,
+                collate=collate_rows,
+                window_steps=train.window_steps,
+                save_every=train.save_every,
+                keep=train.keep_checkpoints,
+                kept=kept,
+                distil_weight=distil_weight,
+                advance=advance,
+                interrupted=lambda: bool(interrupted),
+            )
+    except (RuntimeError, ImportError, ValueError) as error:
+        raise RecipeError(f"training cannot start: {first_line(error)}") from error
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    return trainer
+
+
+def _arguments(train: TrainSection, folder: Path) -> TrainingArguments:
+    """What transformers' Trainer is told."""
+    try:
+        with quiet():
+            return TrainingArguments(
+                output_dir=str(folder),
+                num_train_epochs=train.windows,
+                per_device_train_batch_size=train.batch_size,
+                gradient_accumulation_steps=train.accumulate,
+                learning_rate=train.learning_rate,
+                lr_scheduler_type=train.schedule,
+                warmup_steps=round(train.warmup * train.steps),
+                weight_decay=train.weight_decay,
+                max_grad_norm=train.max_grad_norm,
+                optim=train.optimizer,
+                adam_beta1=train.betas[0],
+                adam_beta2=train.betas[1],
+                bf16=train.dtype == "bfloat16",
+                activation_checkpointing=train.gradient_checkpointing,
+                activation_checkpointing_kwargs={"use_reentrant": False},
+                logging_steps=train.log_every,
+                logging_nan_inf_filter=False,
+                report_to=list(train.report_to) or "none",
+                save_strategy="no",
+                seed=train.seed,
+                data_seed=train.seed,
+                dataloader_num_workers=train.workers,
+                dataloader_pin_memory=torch.cuda.is_available(),
+                dataloader_persistent_workers=False,
+                remove_unused_columns=False,
+                disable_tqdm=True,
+                use_cpu=not torch.cuda.is_available(),
+                ddp_find_unused_parameters=False,
+                accelerator_config={"dispatch_batches": False, "split_batches": False},
+            )
+    except (ValueError, ImportError, RuntimeError) as error:
+        raise RecipeError(f"train: {first_line(error)}") from error
+
+
+def _measure(
+    model: Any,
+    head: LossHead,
+    group: Mapping[str, Examples],
+    step: int,
+    device: torch.device,
+    autocast: torch.dtype | None,
+) -> DomainLosses:
+    """Losses of all examples by domain, each process doing its share of them.
+
+    Raises:
+        DataError: a loss is not finite.
+    """
+    by_domain = {}
+    for name, examples in group.items():
+        found = heldout_losses(
+            model,
+            head,
+            examples,
+            rank=parallel.rank(),
+            world=parallel.world(),
+            device=device,
+            autocast=autocast,
+        )
+        by_domain[name] = RowLosses(
+            sums=tuple(parallel.total(found.sums.numpy()).tolist()),
+            tokens=tuple(examples.trained_tokens.tolist()),
+            num_bytes=tuple(examples.num_bytes.tolist()),
+        )
+    return DomainLosses(step=step, by_domain=by_domain)
+
+
+def start_losses(model: Any, data: Mapping[str, DomainData], train: TrainSection) -> DomainLosses:
+    """Held-out losses of a model as it is; on the GPU if there is one."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device)
+    group = {name: domain.heldout for name, domain in data.items()}
+    autocast = torch.bfloat16 if train.dtype == "bfloat16" else None
+    return _measure(model, LossHead(model), group, 0, device, autocast)
+
+
+def _describe(trainer: MixtureTrainer, *, identity: Identity, train: TrainSection) -> MixtureState:
+    sums, tokens = trainer.window_sums()
+    sampler = trainer.sampler
+    return MixtureState(
+        step=trainer.state.global_step,
+        window=sampler.window,
+        seed=sampler.seed,
+        weights=sampler.weights,
+        cursors=sampler.cursors,
+        sizes=sampler.sizes,
+        world=parallel.world(),
+        window_steps=train.window_steps,
+        window_rows=sampler.num_rows,
+        unit=sampler.unit,
+        data=identity.data,
+        recipe=identity.recipe,
+        model=identity.model,
+        train_sums=sums,
+        train_tokens=tokens,
+        steering=trainer.steering.state(),
+    )
+
+
+def _restore(trainer: MixtureTrainer, state: MixtureState) -> None:
+    """Puts the sampler and the sums of the window in work back to where the checkpoint stands."""
+    sampler = trainer.sampler
+    sampler.seed, sampler.window = state.seed, state.window
+    sampler.weights, sampler.unit = dict(state.weights), state.unit
+    sampler.cursors = {name: state.cursors.get(name, 0) for name in sampler.names}
+    device = trainer.args.device
+    tally = Tally.empty(len(sampler.names), device)
+    if parallel.is_main():  # a sum over processes: it is put back once
+        sums = [state.train_sums.get(name, 0.0) for name in sampler.names]
+        tokens = [float(state.train_tokens.get(name, 0)) for name in sampler.names]
+        tally.sums += torch.tensor(sums, dtype=torch.float64, device=device)
+        tally.tokens += torch.tensor(tokens, dtype=torch.float64, device=device)
+    trainer.tally = tally
+
+
+def _load_final(trainer: MixtureTrainer, checkpoint: Path) -> None:
+    """The weights of a run whose last step is done."""
+    with quiet():
+        trainer._load_from_checkpoint(str(checkpoint))
+
+
+@contextmanager
+def _signals(interrupted: list[int], tell: Callable[[str], None]) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end the run after the step in work; a second one ends it at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def first(number: int, frame: Any) -> None:
+        if interrupted:
+            raise KeyboardInterrupt
+        interrupted.append(int(number))
+        if parallel.is_main():
+            tell("stopping after this step, with a checkpoint (once more: at once, without)")
+
+    before = {number: signal.signal(number, first) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _logging_to(folder: Path) -> Iterator[None]:
+    """TensorBoard's files go beside the checkpoints, unless the user chose another folder."""
+    key = "TENSORBOARD_LOGGING_DIR"
+    if key in os.environ:
+        yield
+        return
+    os.environ[key] = str(folder)
+    try:
+        yield
+    finally:
+        del os.environ[key]
+
+
+def clear(folder: Path) -> None:
+    """Deletes the checkpoints of a finished run."""
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def refuse_few_rows(data: Mapping[str, DomainData]) -> None:
+    """A domain that has no row to train on cannot have a weight.
+
+    Raises:
+        DataError: names every such domain.
+    """
+    empty = [name for name, domain in data.items() if not len(domain.train)]
+    if empty:
+        raise DataError(
+            f"no row is left to train on in {', '.join(empty)}. Give more rows, or fewer held out "
+            "(data.heldout_share)."
+        )

@@ -1,0 +1,194 @@
+"""`mixture.json`: what a checkpoint needs beside the weights so that a run goes on to the bit.
+
+A checkpoint is written under another name, sealed with the SHA-256 of each of its files, and
+renamed; `mixture.json` is the seal. A folder without it is half-written, and one whose files do
+not match it is damaged: neither is ever trained from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lamina.core.errors import CheckpointError, RecipeError
+from lamina.core.manifest import read_json, write_json_atomic
+
+NAME = "mixture.json"
+WRITING = ".writing"
+SWITCHES = ("data", "recipe", "processes")
+
+
+class MixtureState(BaseModel):
+    """Where a run stands: the next row of every domain follows from it."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True
+    )
+
+    schema_: Literal["lamina.mixture/1"] = Field(default="lamina.mixture/1", alias="schema")
+    step: int
+    """Optimiser steps done."""
+    window: int
+    """The window in work, from 0; its rows follow from seed, weights and cursors."""
+    seed: int
+    weights: dict[str, float]
+    """In force in this window."""
+    cursors: dict[str, int]
+    """Rows of each domain read before this window."""
+    sizes: dict[str, int]
+    """Packed rows of each domain."""
+    world: int
+    window_steps: int
+    window_rows: int
+    unit: str
+    """What a weight is a share of: `tokens` or `rows`."""
+    data: str
+    """Fingerprint of the rows, trained and held out."""
+    recipe: str
+    model: str
+    train_sums: dict[str, float]
+    """Nats of the training loss in this window so far."""
+    train_tokens: dict[str, int]
+    steering: dict[str, Any]
+    """What the mover of the weights remembers: history, held-out losses, memory."""
+    files: dict[str, dict[str, Any]] = {}
+    """By file of the checkpoint: bytes and sha256."""
+
+    @property
+    def in_mid_window(self) -> bool:
+        return self.step != self.window * self.window_steps
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a checkpoint must belong to, to be resumed."""
+
+    data: str
+    recipe: str
+    model: str
+    world: int
+
+
+def digest(value: object) -> str:
+    """SHA-256 of plain values as JSON with sorted keys."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def seal(folder: Path, state: MixtureState) -> None:
+    """Flushes a checkpoint's files to the disk and writes `mixture.json` with their checksums.
+
+    Raises:
+        OutputError: the disk is full or read-only.
+    """
+    files = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != NAME):
+        files[path.relative_to(folder).as_posix()] = _account(path, flush=True)
+    write_json_atomic(folder / NAME, state.model_copy(update={"files": files}).model_dump())
+
+
+def read_sealed(folder: Path) -> MixtureState:
+    """The state of a checkpoint, after every file was compared with its checksum.
+
+    Raises:
+        CheckpointError: half-written, damaged, or not a checkpoint of lamina.
+    """
+    if not (folder / NAME).is_file():
+        raise CheckpointError(f"{folder} has no {NAME}: it is half-written, or not from lamina.")
+    try:
+        state = MixtureState.model_validate(read_json(folder / NAME))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise CheckpointError(
+            f"{folder / NAME} is damaged or from another version: {where}: {first['msg']}."
+        ) from error
+    problems = []
+    for name, account in state.files.items():
+        path = folder / name
+        if not path.is_file():
+            problems.append(f"{name} is missing")
+        elif path.stat().st_size != account["bytes"]:
+            problems.append(f"{name} has {path.stat().st_size} bytes, not {account['bytes']}")
+        elif _account(path)["sha256"] != account["sha256"]:
+            problems.append(f"{name} does not match its checksum")
+    if problems:
+        raise CheckpointError(
+            f"the checkpoint {folder} is damaged: {'; '.join(problems)}. Delete the folder to go "
+            "on from the one before it."
+        )
+    return state
+
+
+def latest(folder: Path, tell: Callable[[str], None]) -> tuple[Path, MixtureState] | None:
+    """The newest whole checkpoint among `checkpoint-STEP` folders, or None where none is.
+
+    Raises:
+        CheckpointError: the newest sealed one is damaged.
+    """
+    shutil.rmtree(folder / WRITING, ignore_errors=True)
+    for path in sorted(folder.glob("checkpoint-*"), key=_step, reverse=True):
+        if not (path / NAME).is_file():
+            tell(f"{path} is half-written and is left out")
+            continue
+        return path, read_sealed(path)
+    return None
+
+
+def rotate(folder: Path, keep: int) -> None:
+    """Deletes all but the newest checkpoints; called after a new one is sealed."""
+    for path in sorted(folder.glob("checkpoint-*"), key=_step, reverse=True)[keep:]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def check_fits(state: MixtureState, now: Identity, allowed: frozenset[str]) -> list[str]:
+    """Refuses to go on where something changed since the checkpoint; tells what was allowed.
+
+    Raises:
+        RecipeError: all changes that no switch allows, in one message.
+    """
+    world_counts = state.in_mid_window
+    changed = {
+        "model": (state.model, now.model, "the model to tune is another one"),
+        "data": (state.data, now.data, "the rows are others than the run began with"),
+        "recipe": (state.recipe, now.recipe, "the recipe was changed"),
+        "processes": (
+            state.world if world_counts else now.world,
+            now.world,
+            f"{state.world} processes made it, now there are {now.world}, and it stands in mid-"
+            f"window (step {state.step}, windows of {state.window_steps} steps)",
+        ),
+    }
+    told = {key: text for key, (then, this, text) in changed.items() if then != this}
+    refused = {key: text for key, text in told.items() if key not in allowed}
+    if refused:
+        switches = [key for key in refused if key in SWITCHES]
+        ways = [f"--allow-changed {key}" for key in switches]
+        advice = f", or go on all the same with {' '.join(ways)}" if ways else ""
+        raise RecipeError(
+            f"the checkpoint at step {state.step} cannot be gone on from: "
+            + "; ".join(refused.values())
+            + f". Put it back, give another --out{advice}."
+        )
+    return [f"allowed, but not the same run any more: {text}" for text in told.values()]
+
+
+def _step(path: Path) -> int:
+    number = path.name.partition("-")[2]
+    return int(number) if number.isascii() and number.isdigit() else -1
+
+
+def _account(path: Path, *, flush: bool = False) -> Mapping[str, Any]:
+    with path.open("rb") as file:
+        sha = hashlib.file_digest(file, "sha256").hexdigest()
+        if flush:
+            os.fsync(file.fileno())
+    return {"bytes": path.stat().st_size, "sha256": sha}

@@ -1,0 +1,122 @@
+"""A model made ready to be tuned: what is trained in float32, what is frozen in the asked dtype."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from lamina.core.errors import CheckpointError, RecipeError
+from lamina.engine.load import Source, first_line, load_network, quiet
+from lamina.engine.recipe import TrainSection
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def load_tunable(source: Source, train: TrainSection) -> Any:
+    """The model with its trainable part, as the recipe's `train:` says; on the CPU, in train mode.
+
+    `lora`: every weight of the model is frozen in `train.dtype`, the adapter's are float32 and
+    drawn with `train.seed`. `full`: every weight is float32 and trained.
+
+    Raises:
+        CheckpointError: files that do not load.
+        RecipeError: modules to tune that the model does not have; an adapter to be tuned further.
+    """
+    if source.adapter is not None and train.method == "lora":
+        raise RecipeError(
+            f"{source.name} is an adapter, and train.method is `lora`: the new adapter would need "
+            "a base that is on no disk. Merge the adapter into its base first (`lamina merge`), "
+            "or write method: full."
+        )
+    lora = train.method == "lora"
+    dtype = getattr(torch, train.dtype) if lora else torch.float32
+    attention = None if train.attention == "auto" else train.attention
+    torch.manual_seed(train.seed)
+    with quiet():
+        try:
+            network = load_network(source, dtype, attention=attention)
+        except CheckpointError as error:
+            if attention is not None and "attn" in str(error).lower():
+                raise RecipeError(f"train.attention is `{attention}`: {error}") from error
+            raise
+    network.config.use_cache = False
+    if not lora:
+        network.requires_grad_(True)
+        return network.train()
+    return _with_adapter(network, train).train()
+
+
+def _with_adapter(network: PreTrainedModel, train: TrainSection) -> Any:
+    """The network with a LoRA adapter on the modules that the recipe names, and on no other."""
+    from peft import LoraConfig, get_peft_model
+
+    targets = train.targets if isinstance(train.targets, str) else list(train.targets)
+    known = sorted({name.rpartition(".")[2] for name in _linear_names(network)})
+    asked = [targets] if isinstance(targets, str) else targets
+    if targets != "all-linear":
+        missing = [name for name in asked if name.rpartition(".")[2] not in known]
+        if missing:
+            raise RecipeError(
+                f"train.targets names {', '.join(f'`{name}`' for name in missing)}, which no "
+                f"linear module of {network.name_or_path} is called; it has {', '.join(known)}."
+            )
+        targets = asked
+    config = LoraConfig(
+        r=train.rank,
+        lora_alpha=train.alpha,  # type: ignore[arg-type]
+        lora_dropout=train.dropout,
+        target_modules=targets,
+        bias="none",
+        task_type="CAUSAL_LM",
+    )
+    try:
+        with quiet():
+            return get_peft_model(network, config)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise RecipeError(
+            f"an adapter on {train.targets} cannot be added: {first_line(error)}"
+        ) from error
+
+
+def _linear_names(network: PreTrainedModel) -> list[str]:
+    from transformers.pytorch_utils import Conv1D
+
+    kinds = (torch.nn.Linear, Conv1D)
+    return [name for name, module in network.named_modules() if isinstance(module, kinds)]
+
+
+def num_embeddings(network: Any) -> int:
+    """Rows of the input embedding: the ids that the model knows."""
+    return int(network.get_input_embeddings().weight.shape[0])
+
+
+def trained_parameters(network: Any) -> int:
+    """Values that training changes."""
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
+def save_model(network: Any, folder: Path, *, dtype: torch.dtype | None) -> None:
+    """Writes the model as an ordinary folder: an adapter, or full weights in their first dtype.
+
+    Args:
+        dtype: of the full weights on the disk; rounded once. None: as they are in memory.
+    """
+    from peft import PeftModel
+
+    with quiet():
+        if isinstance(network, PeftModel):
+            network.save_pretrained(str(folder), safe_serialization=True)
+            return
+        state = {
+            name: value if dtype is None or not value.is_floating_point() else value.to(dtype)
+            for name, value in network.state_dict().items()
+        }
+        config_dtype = network.config.dtype
+        network.config.dtype = dtype or config_dtype
+        try:
+            network.save_pretrained(str(folder), state_dict=state)
+        finally:
+            network.config.dtype = config_dtype
