@@ -89,8 +89,8 @@ def forgotten(
 ) -> dict[str, float]:
     """R[T][j] - min over t of R[t][j]: how far a domain's loss has risen from its lowest.
 
-    In the unit of the losses, 0 or more; R[0] is the start. After arXiv 2402.17400, where R are
-    perplexities' losses per domain.
+    In the unit of the losses, 0 or more; R[0] is the start. The notes' definition, after
+    arXiv 2402.17400.
     """
     table = [losses.losses(unit) for losses in measured]
     return {name: table[-1][name] - min(row[name] for row in table) for name in table[0]}

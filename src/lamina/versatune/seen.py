@@ -1,5 +1,6 @@
 """What a policy sees, what it decides, and the few words that say why."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,8 +67,10 @@ def most_moved(
         return f"no share moves by .005 ({shown})"
     value = short(scores[up])
     shown = f"{unit} {value}" if unit == "potential" else f"{value} {unit}"
-    why_up = high if scores[up] == top else "more than the average"
-    why_down = "least" if scores[down] == low else "less than the average"
+    mean = math.fsum(share * scores[name] for name, share in before.items())
+    even = "back towards an even mix"  # exploration and smoothing move a share too
+    why_up = high if scores[up] == top else "more than the mean" if scores[up] > mean else even
+    why_down = "least" if scores[down] == low else "below the mean" if scores[down] < mean else even
     return (
         f"{up} {short(moves[up], sign=True)}: {why_up} ({shown});"
         f" {down} {short(moves[down], sign=True)}: {why_down} ({short(scores[down])})"
