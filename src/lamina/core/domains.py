@@ -66,10 +66,10 @@ def in_proportion(scores: Mapping[str, float]) -> dict[str, float]:
         problems.append("all of them are 0")
     if problems:
         raise RecipeError(_told(problems))
-    # Divided by the largest first: the sum of very large or very small scores stays in range.
-    scaled = {name: score / largest for name, score in scores.items()}
-    total = math.fsum(scaled.values())
-    return {name: score / total for name, score in scaled.items()}
+    if not 1e-150 < largest < 1e150:  # so that the sum stays in range
+        scores = {name: score / largest for name, score in scores.items()}
+    total = math.fsum(scores.values())
+    return {name: score / total for name, score in scores.items()}
 
 
 def apportion(weights: Mapping[str, float], total: int) -> dict[str, int]:

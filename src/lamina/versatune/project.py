@@ -105,9 +105,9 @@ def _told(
     for name, share in shares.items():
         if abs(share - asked[name]) < 5e-4:
             continue
-        if share == floor:
+        if share == floor > asked[name]:
             told.append(f"{name} raised from {asked[name]:.3f} to the floor, {share:.3f}")
-        elif share == caps[name]:
+        elif share == caps[name] < asked[name]:
             told.append(f"{name} lowered from {asked[name]:.3f} to its cap, {share:.3f}")
     return tuple(told)
 
