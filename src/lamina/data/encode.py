@@ -113,7 +113,7 @@ def encode(
 ) -> tuple[Examples, Counts]:
     """The examples of records, in order, and what became of those that are none.
 
-    `tokenizer` is one of transformers'; `template` is what `choose_template` gives. Every example has
+    `tokenizer` is one of transformers', `template` what `choose_template` gives. Every example has
     a trained token and at most `max_length` tokens.
 
     Raises:

@@ -142,7 +142,7 @@ class Template:
         from transformers.utils.chat_template_utils import render_jinja_template
 
         try:
-            texts, marks = render_jinja_template(
+            written: Any = render_jinja_template(
                 conversations=[[{"role": t.role, "content": t.content} for t in turns]],
                 chat_template=self.text,
                 return_assistant_tokens_mask=self.has_marks,
@@ -157,7 +157,8 @@ class Template:
         except (TemplateError, TypeError, ValueError) as error:
             roles = ", ".join(turn.role for turn in turns) or "none"
             raise Unfit(f"{error} (turns: {roles})") from None
-        return texts[0], [(start, end) for start, end in marks[0]] if self.has_marks else []
+        texts, marks = written
+        return texts[0], list(marks[0]) if self.has_marks else []
 
     def write(self, turns: Sequence[Turn]) -> tuple[Written, ...]:
         """A conversation as one text, or one for each assistant turn if later turns rewrite it.
