@@ -6,6 +6,7 @@ The same files give the same bytes: nothing here asks for the time, the machine 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -15,6 +16,10 @@ from lamina.core.manifest import write_atomic
 from lamina.report import facts, formats, grid, pictures, tables, verdicts, words
 from lamina.report.nouns import Expert, Metrics, Run
 from lamina.report.read import read_metrics, read_run, runs_below
+from lamina.report.tune import paint
+from lamina.report.tune import section as tune_section
+from lamina.report.tune import words as tune_words
+from lamina.report.tune.read import kind_of, read_tuned
 
 HERE = Path(__file__).parent
 
@@ -56,22 +61,47 @@ def write_report(folder: Path, manifest: Mapping[str, object] | None = None) -> 
         DataError: the folder holds no run, or a file of it cannot be read.
         OutputError: the page cannot be written.
     """
+    if kind_of(folder, manifest) is not None:
+        return _write_tuned(folder, manifest)
     run = read_run(folder, manifest)
     section = _section(run, words.title_of(run), "merge")
     losses = (
         _losses(run.metrics, verdicts.merges_of(run.metrics, run.inputs)) if run.metrics else {}
     )
     html = _render(
-        title=section.title, kicker=_kicker(run), sections=[section], demo=False, **losses
+        title=section.title,
+        kicker=_kicker(run),
+        sections=[section],
+        demo=False,
+        warnings=words.warnings_of([(section.title, run)]),
+        **losses,
+    )
+    return _write(folder, html)
+
+
+def _write_tuned(folder: Path, manifest: Mapping[str, object] | None) -> Path:
+    """The page of a tuning or a detection."""
+    read = read_tuned(folder, manifest)
+    title = tune_words.title_of(read)
+    made = tune_section.make(read, title=title, anchor="run")
+    warnings = tune_words.warnings_of(read)
+    html = _render(
+        title=title,
+        kicker=_kicker(read.run),
+        sections=[made],
+        demo=False,
+        warnings=warnings,
+        fills=paint.defs(len(read.domains)),
     )
     return _write(folder, html)
 
 
 def write_demo_page(folder: Path, sections: Mapping[str, str | Path] | None = None) -> Path:
-    """Write `report.html` for several merges: the comparison on top, then a section for each.
+    """Write `report.html` for several runs: the comparison on top, then a section for each.
 
     `sections` maps each title to a folder (relative ones lie in `folder`), in the order of the
-    page; by default every sub-folder that holds a manifest, by name.
+    page; by default every sub-folder that holds a manifest, by name. A merge is shown whole; a
+    tuning or a detection in short, with a link to its own page where that is there.
     """
     if sections is None:
         sections = {path.name.replace("_", " "): path.resolve() for path in runs_below(folder)}
@@ -79,23 +109,69 @@ def write_demo_page(folder: Path, sections: Mapping[str, str | Path] | None = No
         raise DataError(
             f"{folder}: no folder in it holds a manifest.json. Run `lamina demo` again."
         )
-    made = [
-        _section(read_run(folder / path), formats.plain(title), f"merge-{place}", part=True)
-        for place, (title, path) in enumerate(sections.items(), start=1)
-    ]
+    merged: list[Section] = []
+    tuned: list[tune_section.Section] = []
+    made: list[Section | tune_section.Section] = []
+    warnings: list[str] = []
+    for place, (title, path) in enumerate(sections.items(), start=1):
+        title, anchor = formats.plain(title), f"run-{place}"
+        if kind_of(folder / path) is None:
+            merged.append(_section(read_run(folder / path), title, anchor, part=True))
+            made.append(merged[-1])
+            continue
+        read = read_tuned(folder / path)
+        link = _link(folder, folder / path)
+        tuned.append(tune_section.make(read, title=title, anchor=anchor, link=link, cost=True))
+        made.append(tuned[-1])
+        warnings += [f"{title}: {one}" for one in tune_words.warnings_of(read)]
     metrics = read_metrics(folder)
-    inputs = {name for section in made for name in section.run.inputs}
+    inputs = {name for section in merged for name in section.run.inputs}
     merges = verdicts.merges_of(metrics, inputs) if metrics else []
     losses = _losses(metrics, merges) if metrics else {}
-    first = words.overview([(section.title, section.run) for section in made])
-    losses["parts"] = [first, *(verdicts.measured_reading(metrics, merges) if metrics else [])]
-    title = "One family, merged and measured"
-    html = _render(title=title, kicker="lamina demo", sections=made, demo=True, **losses)
+    runs = [(section.title, section.run) for section in merged]
+    told = [words.overview(runs)] if runs else []
+    if tuned:
+        each = [f"{one.title} ({tune_words.title_of(one.tuned)})" for one in tuned]
+        told.append(verdicts.Part("What the model knew and learnt", f"{formats.listing(each)}."))
+    losses["parts"] = [*told, *(verdicts.measured_reading(metrics, merges) if metrics else [])]
+    losses["warnings"] = [*(words.warnings_of(runs) if runs else []), *warnings]
+    html = _render(
+        title=_demo_title(merged, tuned),
+        kicker="lamina demo",
+        sections=made,
+        demo=True,
+        fills=paint.defs(max((len(one.tuned.domains) for one in tuned), default=0)),
+        **losses,
+    )
     return _write(folder, html)
 
 
+def _demo_title(merged: Sequence[Section], tuned: Sequence[tune_section.Section]) -> str:
+    kinds = {one.run.kind for one in tuned}
+    said = [
+        *(["merged"] if merged else []),
+        *(["detected"] if "detect" in kinds else []),
+        *(["tuned"] if "tune" in kinds else []),
+        "measured",
+    ]
+    return f"One family, {formats.listing(said)}"
+
+
+def _link(folder: Path, run: Path) -> str:
+    """The way from one page to another, where that page is there and below."""
+    page, home = (run / "report.html").resolve(), folder.resolve()
+    if not page.is_file() or not page.is_relative_to(home):
+        return ""
+    return quote(page.relative_to(home).as_posix())
+
+
 def _render(
-    *, title: str, kicker: str, sections: list[Section], demo: bool, **losses: object
+    *,
+    title: str,
+    kicker: str,
+    sections: Sequence[Section | tune_section.Section],
+    demo: bool,
+    **given: object,
 ) -> str:
     environment = Environment(
         loader=FileSystemLoader(HERE),
@@ -105,15 +181,17 @@ def _render(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    runs = [(section.title, section.run) for section in sections]
+    styles = ["style.css", *(["tuned.css"] if given.get("fills") else [])]
     values: dict[str, object] = {
-        "warnings": words.warnings_of(runs),
+        "warnings": [],
+        "fills": "",
+        "swatch": paint.swatch,
         "f": formats,
         "title": title,
         "kicker": kicker,
         "sections": sections,
         "demo": demo,
-        "style": Markup((HERE / "style.css").read_text("utf-8")),
+        "style": Markup("".join((HERE / name).read_text("utf-8") for name in styles)),
         "metrics": None,
         "parts": [],
         "losses": None,
@@ -121,7 +199,7 @@ def _render(
         "forget": None,
         "controls": None,
     }
-    return environment.get_template("template.html.j2").render(values | losses)
+    return environment.get_template("template.html.j2").render(values | given)
 
 
 def _losses(metrics: Metrics, merges: Sequence[str]) -> dict[str, object]:
@@ -142,7 +220,7 @@ def _losses(metrics: Metrics, merges: Sequence[str]) -> dict[str, object]:
 
 
 def _kicker(run: Run) -> str:
-    kind = {"merge": "merge", "forget": "forgetting"}.get(run.kind, run.kind)
+    kind = {"forget": "forgetting", "tune": "tuning", "detect": "detection"}.get(run.kind, run.kind)
     return f"lamina · {kind} · {run.name}"
 
 

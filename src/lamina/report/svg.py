@@ -27,11 +27,14 @@ def _value(value: object) -> str:
     return f"{value:.2f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
 
 
-def picture(width: float, height: float, title: str, parts: Iterable[Markup]) -> Markup:
-    """The whole drawing, named for those who cannot see it."""
+def picture(
+    width: float, height: float, title: str, parts: Iterable[Markup], *, desc: str = ""
+) -> Markup:
+    """The whole drawing, named (and, with `desc`, described) for those who cannot see it."""
     return tag(
         "svg",
         tag("title", title),
+        *([tag("desc", desc)] if desc else []),
         *parts,
         viewBox=f"0 0 {_value(float(width))} {_value(float(height))}",
         role="img",

@@ -28,6 +28,8 @@ class Row:
     name: str
     cells: tuple[Cell, ...]
     group: str = ""
+    swatch: int | None = None
+    """The number of the domain that the row is of, for its colour."""
 
 
 @dataclass(frozen=True, slots=True)
