@@ -108,19 +108,20 @@ def run_windows(
     sampler = MixtureSampler(data, seed=train.seed, num_rows=num_rows, weights=first)
 
     interrupted: list[int] = []
-    trainer = _trainer(
-        model, arguments, data, train, sampler, head, steering, measure,
-        describe=partial(_describe, identity=identity, train=train),
-        collate_rows=partial(collate, pad_id=pad_id, flatten=flatten),
-        kept=kept, distil_weight=distil_weight, advance=advance, interrupted=interrupted,
-    )  # fmt: skip
+    with _logging_to(folder.parent / "logs"):  # trackers read where to when they are made
+        trainer = _trainer(
+            model, arguments, data, train, sampler, head, steering, measure,
+            describe=partial(_describe, identity=identity, train=train),
+            collate_rows=partial(collate, pad_id=pad_id, flatten=flatten),
+            kept=kept, distil_weight=distil_weight, advance=advance, interrupted=interrupted,
+        )  # fmt: skip
     if found is not None:
         _restore(trainer, found[1])
         advance(found[1].step)
         if found[1].step >= train.steps:
             _load_final(trainer, found[0])
             return Finished(found[1].step, 0, None, found[1].step)
-    with quiet(), _signals(interrupted, tell), _logging_to(folder.parent / "logs"):
+    with quiet(), _signals(interrupted, tell):
         trainer.train(resume_from_checkpoint=None if found is None else str(found[0]))
     return Finished(
         step=trainer.state.global_step,

@@ -346,6 +346,7 @@ class MixtureTrainer(Trainer):
             shutil.rmtree(folder / name, ignore_errors=True)  # one that was never sealed
             writing.rename(folder / name)
             rotate(folder, self.keep)
+            shutil.rmtree(folder / WRITING, ignore_errors=True)
         parallel.barrier()
 
 
