@@ -11,7 +11,9 @@ Nothing is sampled: an index of the held-out runs is looked up for each training
 Time grows with the number of words, memory with a batch and the held-out rows.
 """
 
+import itertools
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -76,7 +78,7 @@ def _near(training: list[str], heldout: list[str]) -> dict[int, int]:
     """
     import numpy as np
 
-    vocabulary: dict[str, int] = {}
+    vocabulary: defaultdict[str, int] = defaultdict(itertools.count(1).__next__)
     owners, numbers, num_runs_held = _runs(heldout, vocabulary)
     runs, run_of = np.unique(numbers, return_inverse=True)
     if not len(runs):
@@ -132,7 +134,7 @@ def _best(
 
 
 def _runs(
-    texts: Sequence[str], vocabulary: dict[str, int]
+    texts: Sequence[str], vocabulary: defaultdict[str, int]
 ) -> tuple["np.ndarray", "np.ndarray", "np.ndarray"]:
     """The different runs of each text: (text, run's number) pairs, sorted; and how many each has.
 
@@ -143,9 +145,9 @@ def _runs(
     words: list[int] = []
     lengths = []
     for text in texts:
-        found = [vocabulary.setdefault(word, len(vocabulary) + 1) for word in _WORD.findall(text)]
-        words += found
-        lengths.append(len(found))
+        before = len(words)
+        words += map(vocabulary.__getitem__, _WORD.findall(text))
+        lengths.append(len(words) - before)
     flat = np.array(words, np.uint64)
     owner = np.repeat(np.arange(len(texts)), lengths)
     num = max(len(flat) - RUN + 1, 0)
