@@ -1,0 +1,297 @@
+"""`lamina detect`: what a model knows of each domain, as a folder.
+
+    OUT/  recipe.yaml journal.jsonl (while it runs)
+          texts.jsonl.gz shares.json report.html manifest.json (last)
+
+The same command again goes on with an unfinished folder. The domains file is a map of names and
+their rows, or has them under `domains:` beside `detect:`; a recipe of `lamina tune` will do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lamina.core.errors import OutputError, RecipeError, did_you_mean
+from lamina.core.manifest import NAME as MANIFEST
+from lamina.core.manifest import Manifest, write_atomic
+from lamina.core.recipe import Recipe, apply_overrides, load_mapping, validate
+from lamina.core.yaml import dump_yaml
+from lamina.data.recipe import DomainSpec, domains_from_dict
+from lamina.jobs.watch import Watcher
+from lamina.versatune.detect_recipe import DetectSection
+
+if TYPE_CHECKING:
+    from lamina.engine.load import Source
+    from lamina.jobs.tuning import Run
+
+DTYPES = ("float32", "bfloat16", "float16", "auto")
+_OWN = ("domains", "detect")
+_TUNE = ("data", "train", "mixture", "self_distillation", "max_forgetting", "general",
+         "trust_remote_code", "model")  # fmt: skip
+_FILES = ("recipe.yaml", "journal.jsonl", "texts.jsonl.gz", "shares.json", "report.html", MANIFEST)
+
+
+class _Sections(Recipe):
+    detect: DetectSection = DetectSection()
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The domains and how they are detected, checked as far as a file can be."""
+
+    domains: dict[str, DomainSpec]
+    section: DetectSection
+    home: Path
+    """Relative paths of the domains begin here."""
+
+
+def read_asked(
+    domains_file: Path,
+    overrides: Sequence[str] = (),
+    *,
+    flags: Mapping[str, Any] | None = None,
+) -> Asked:
+    """A domains file with `-s detect.key=value` overrides; `flags` are keys of `detect`, too.
+
+    Raises:
+        RecipeError: every problem of the file in one message.
+    """
+    given = {key: value for key, value in (flags or {}).items() if value is not None}
+    values = load_mapping(domains_file)
+    plain = not isinstance(values.get("domains"), Mapping)
+    values = {"domains": values} if plain else values
+    values = apply_overrides(values, overrides)
+    unknown = [key for key in values if key not in (*_OWN, *_TUNE)]
+    if unknown:
+        told = "; ".join(f"`{key}`: {did_you_mean(key, (*_OWN, *_TUNE))}" for key in unknown)
+        raise RecipeError(
+            f"{domains_file}: keys that are unknown beside `domains`: {told}. Write -s "
+            "detect.texts=500 for a setting, and domains under `domains:`."
+        )
+    section = values.get("detect") or {}
+    if not isinstance(section, Mapping):
+        raise RecipeError(f"{domains_file}: `detect` is a map of settings, such as `texts: 500`.")
+    sections = validate(_Sections, {"detect": {**section, **given}}, str(domains_file))
+    domains = domains_from_dict(values["domains"], str(domains_file))
+    return Asked(domains, sections.detect, domains_file.absolute().parent)
+
+
+def run_detect(
+    model: str,
+    domains_file: Path,
+    out: Path,
+    *,
+    overrides: Sequence[str] = (),
+    flags: Mapping[str, Any] | None = None,
+    base: str | None = None,
+    dtype: str = "float32",
+    overwrite: bool = False,
+    watch: Watcher | None = None,
+) -> dict[str, Any]:
+    """Detects a model's domains into the folder `out`; returns the manifest.
+
+    Args:
+        model: a folder, an adapter's folder, or a hub name.
+        flags: keys of `detect` that were given as flags (`judge`, `texts`, ...); None: not given.
+        base: the model that an adapter belongs to.
+        overwrite: delete a detection that stands in `out` first.
+
+    Raises:
+        RecipeError, CheckpointError, DataError, OutputError: each with all it found, before the
+            model is loaded where that is possible.
+    """
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    watch = watch or Watcher()
+    if dtype not in DTYPES:
+        raise RecipeError(f"--dtype {dtype} is unknown; {did_you_mean(dtype, DTYPES)}")
+    asked = read_asked(domains_file, overrides, flags=flags)
+    from lamina.engine.load import find_model
+    from lamina.versatune.detect import check_section
+
+    check_section(tuple(asked.domains), asked.section, home=asked.home)
+    source = find_model(model, base=base)
+    claim(out, [source.folder, *([source.adapter] if source.adapter else [])], overwrite)
+    texts = read_texts(asked.domains, asked.home, seed=asked.section.seed)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{out} cannot be made: {error.strerror}.") from None
+    values = _recipe(model, asked, out)
+    write_atomic(out / "recipe.yaml", dump_yaml(values).encode())
+    told = _detect(source, texts, asked.section, out, asked.home, dtype, watch)
+    manifest = Manifest(
+        kind="detect",
+        status="done",
+        versions={
+            name: version(name)
+            for name in ("lamina", "torch", "transformers", "tokenizers", "numpy", "scikit-learn")
+        },
+        recipe=values,
+        inputs={
+            "model": {"path": model, "fingerprint": identity_of(source)},
+            **{f"rows of {name}": {"texts": len(rows)} for name, rows in texts.items()},
+        },
+        outputs=_account(out),
+        results={key: told[key] for key in ("shares", "se", "texts", "tokens", "invalid")}
+        | {"corrected": told["corrected"], "stopped": told["stopped"]}
+        | {"accuracy": told["judge"].get("accuracy")},
+        warnings=told["warnings"],
+    )
+    from lamina.report.page import write_report
+
+    write_report(out, manifest.model_dump())
+    manifest.write(out)
+    return manifest.model_dump()
+
+
+def detect_for_tuning(run: Run, folder: Path) -> dict[str, Any]:
+    """The detection inside a tune run: the model as it starts, its domains, into `folder`."""
+    recipe = run.recipe
+    texts = read_texts(recipe.domains, run.place.home, seed=recipe.detect.seed)
+    from lamina.versatune.detect import check_section
+
+    check_section(tuple(recipe.domains), recipe.detect, home=run.place.home)
+    dtype = recipe.train.dtype
+    return _detect(run.source, texts, recipe.detect, folder, run.place.home, dtype, run.watch)
+
+
+def read_texts(domains: Mapping[str, DomainSpec], home: Path, *, seed: int) -> dict[str, list[str]]:
+    """All that stands in each row of each domain, for a judge to learn the domains from."""
+    from lamina.data.domains import read_records
+
+    return {
+        name: [record.whole for record in read_records(spec, home=home, seed=seed)]
+        for name, spec in domains.items()
+    }
+
+
+def identity_of(source: Source) -> str:
+    """The fingerprint of a model's weights, with its adapter's."""
+    from lamina.weights.checkpoint import open_checkpoint
+
+    prints = [open_checkpoint(source.folder).fingerprint]
+    if source.adapter is not None:
+        prints.append(open_checkpoint(source.adapter).fingerprint)
+    return "+".join(prints)
+
+
+def claim(out: Path, inputs: Sequence[Path], overwrite: bool) -> None:
+    """Whether a detection may be written to a folder; with `overwrite` an earlier one is deleted.
+
+    Raises:
+        OutputError: it lies in an input, is a file, or holds something else or a finished one.
+    """
+    from lamina.weights.place import check_output
+
+    if not _unfinished(out):
+        check_output(out, list(inputs), overwrite=overwrite or (out / MANIFEST).is_file())
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    foreign = sorted(p.name for p in out.iterdir() if p.name not in _FILES and p.name[0] != ".")
+    if foreign or not (out / "recipe.yaml").is_file():
+        raise OutputError(
+            f"{out} is not empty and holds no detection ({', '.join(foreign[:5]) or 'hidden files'}"
+            "). Give another folder for --out."
+        )
+    if overwrite:
+        shutil.rmtree(out)
+    elif (out / MANIFEST).is_file():
+        raise OutputError(
+            f"{out} holds a finished detection. Give another --out, or --overwrite to delete it."
+        )
+
+
+def _unfinished(out: Path) -> bool:
+    return (out / "recipe.yaml").is_file() and not (out / MANIFEST).is_file()
+
+
+def _detect(
+    source: Source,
+    texts: Mapping[str, Sequence[str]],
+    section: DetectSection,
+    folder: Path,
+    home: Path,
+    dtype: str,
+    watch: Watcher,
+) -> dict[str, Any]:
+    import torch
+
+    from lamina.engine.load import load_network, load_tokenizer, quiet
+    from lamina.versatune.detect import detect
+    from lamina.versatune.subject import start_token
+
+    with quiet():
+        tokenizer = load_tokenizer(source)
+        start_token(tokenizer)
+        watch.stage("loading the model", 0)
+        network = load_network(source, "auto" if dtype == "auto" else getattr(torch, dtype))
+    to_device: Any = network.to
+    to_device(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    return detect(
+        network,
+        tokenizer,
+        texts,
+        section,
+        folder,
+        identity=f"{identity_of(source)} in {dtype}",
+        home=home,
+        tell=watch.tell,
+        progress=_Stages(watch),
+    )
+
+
+class _Stages:
+    """Progress as (what, done, total) for a watcher of stages."""
+
+    def __init__(self, watch: Watcher) -> None:
+        self._watch, self._what, self._done = watch, "", 0
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if what != self._what:
+            self._watch.stage(what, total)
+            self._what, self._done = what, 0
+        self._watch.advance(done - self._done)
+        self._done = done
+
+
+def _recipe(model: str, asked: Asked, out: Path) -> dict[str, Any]:
+    """The recipe as it ran, its paths seen from `out`; it is a domains file again."""
+
+    def moved(text: str, home: Path) -> str:
+        for found in (home / text, Path(text)):
+            if not Path(text).is_absolute() and found.exists():
+                return Path(os.path.relpath(found.resolve(), out.resolve())).as_posix()
+        return text
+
+    domains = {
+        name: spec.model_dump(mode="json", exclude_none=True)
+        for name, spec in asked.domains.items()
+    }
+    for domain in domains.values():
+        for key in ("sources", "heldout"):
+            for source in domain.get(key) or ():
+                source["path"] = moved(source["path"], asked.home)
+    section = asked.section.model_dump(mode="json", exclude_none=True)
+    if "model" in section:
+        section["model"]["path"] = moved(section["model"]["path"], asked.home)
+    return {"model": moved(model, Path()), "domains": domains, "detect": section}
+
+
+def _account(out: Path) -> dict[str, dict[str, Any]]:
+    found = {}
+    for name in ("recipe.yaml", "shares.json", "texts.jsonl.gz"):
+        if (out / name).is_file():
+            data = (out / name).read_bytes()
+            found[name] = {
+                "bytes": len(data),
+                "checksum": f"sha256:{hashlib.sha256(data).hexdigest()}",
+            }
+    return found
