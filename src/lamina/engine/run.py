@@ -22,6 +22,7 @@ from lamina.data.encode import Examples
 from lamina.data.load import DomainData
 from lamina.engine import parallel
 from lamina.engine.collate import collate
+from lamina.engine.fast import attending_by_example
 from lamina.engine.heldout import heldout_losses
 from lamina.engine.load import first_line, quiet
 from lamina.engine.losses import LossHead
@@ -88,47 +89,48 @@ def run_windows(
     head = LossHead(model)
     if head.fallback:
         tell(f"logits are computed whole: {head.fallback}")
-    flatten = "flash" in str(model.config._attn_implementation)
     model.to(arguments.device)
-    groups = [{name: domain.heldout for name, domain in data.items()}, watched or {}]
-    autocast = torch.bfloat16 if train.dtype == "bfloat16" else None
+    with attending_by_example(model) as by_example:
+        flatten = by_example or "flash" in str(model.config._attn_implementation)
+        groups = [{name: domain.heldout for name, domain in data.items()}, watched or {}]
+        autocast = torch.bfloat16 if train.dtype == "bfloat16" else None
 
-    def measure(step: int) -> tuple[DomainLosses, DomainLosses | None]:
-        held_out, others = (
-            _measure(model, head, group, step, arguments.device, autocast) for group in groups
+        def measure(step: int) -> tuple[DomainLosses, DomainLosses | None]:
+            held_out, others = (
+                _measure(model, head, group, step, arguments.device, autocast) for group in groups
+            )
+            return held_out, others if watched else None
+
+        num_rows = train.window_steps * train.accumulate * train.batch_size * parallel.world()
+        if found is None:
+            first = parallel.decided(steering.begin(*measure(0)))
+        else:
+            steering.restore(found[1].steering)
+            first = NextWindow(found[1].weights, unit=found[1].unit)
+        sampler = MixtureSampler(data, seed=train.seed, num_rows=num_rows, weights=first)
+
+        interrupted: list[int] = []
+        with _logging_to(folder.parent / "logs"):  # trackers read where to when they are made
+            trainer = _trainer(
+                model, arguments, data, train, sampler, head, steering, measure,
+                describe=partial(_describe, identity=identity, train=train),
+                collate_rows=partial(collate, pad_id=pad_id, flatten=flatten),
+                kept=kept, distil_weight=distil_weight, advance=advance, interrupted=interrupted,
+            )  # fmt: skip
+        if found is not None:
+            _restore(trainer, found[1])
+            advance(found[1].step)
+            if found[1].step >= train.steps:
+                _load_final(trainer, found[0])
+                return Finished(found[1].step, 0, None, found[1].step)
+        with quiet(), _signals(interrupted, tell):
+            trainer.train(resume_from_checkpoint=None if found is None else str(found[0]))
+        return Finished(
+            step=trainer.state.global_step,
+            interrupted=(interrupted or [signal.SIGTERM])[0] if trainer.was_interrupted else 0,
+            stopped=trainer.stopped,
+            resumed_from=None if found is None else found[1].step,
         )
-        return held_out, others if watched else None
-
-    num_rows = train.window_steps * train.accumulate * train.batch_size * parallel.world()
-    if found is None:
-        first = parallel.decided(steering.begin(*measure(0)))
-    else:
-        steering.restore(found[1].steering)
-        first = NextWindow(found[1].weights, unit=found[1].unit)
-    sampler = MixtureSampler(data, seed=train.seed, num_rows=num_rows, weights=first)
-
-    interrupted: list[int] = []
-    with _logging_to(folder.parent / "logs"):  # trackers read where to when they are made
-        trainer = _trainer(
-            model, arguments, data, train, sampler, head, steering, measure,
-            describe=partial(_describe, identity=identity, train=train),
-            collate_rows=partial(collate, pad_id=pad_id, flatten=flatten),
-            kept=kept, distil_weight=distil_weight, advance=advance, interrupted=interrupted,
-        )  # fmt: skip
-    if found is not None:
-        _restore(trainer, found[1])
-        advance(found[1].step)
-        if found[1].step >= train.steps:
-            _load_final(trainer, found[0])
-            return Finished(found[1].step, 0, None, found[1].step)
-    with quiet(), _signals(interrupted, tell):
-        trainer.train(resume_from_checkpoint=None if found is None else str(found[0]))
-    return Finished(
-        step=trainer.state.global_step,
-        interrupted=(interrupted or [signal.SIGTERM])[0] if trainer.was_interrupted else 0,
-        stopped=trainer.stopped,
-        resumed_from=None if found is None else found[1].step,
-    )
 
 
 def _trainer(
@@ -252,7 +254,8 @@ def start_losses(model: Any, data: Mapping[str, DomainData], train: TrainSection
     model.to(device)
     group = {name: domain.heldout for name, domain in data.items()}
     autocast = torch.bfloat16 if train.dtype == "bfloat16" else None
-    return _measure(model, LossHead(model), group, 0, device, autocast)
+    with attending_by_example(model):
+        return _measure(model, LossHead(model), group, 0, device, autocast)
 
 
 def _describe(trainer: MixtureTrainer, *, identity: Identity, train: TrainSection) -> MixtureState:
