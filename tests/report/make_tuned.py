@@ -86,13 +86,18 @@ def make_windows(
                     "potential": potential,
                     "forgetting": forgot,
                     "repeats": {d: round(one, 4) for d, one in repeats.items()},
-                    "train_loss": {d: now[d] - 0.05 - 0.08 * number / (number + 9) for d in domains},
+                    "train_loss": {
+                        d: now[d] - 0.05 - 0.08 * number / (number + 9) for d in domains
+                    },
                     "reason": "the weights of the start"
                     if not number
                     else f"{moves[0]} +.04: most left to learn (potential "
                     f"{potential[moves[0]]:.2f}); {moves[-1]} -.03: least",
                 }
             )
+            if stage in ("uniform", "constant"):
+                lines[-1]["reason"] = "the same weights throughout"
+                continue
             grow = {d: weights[d] * (1 + 1.4 * potential[d]) for d in domains}
             if stage == "expand":
                 grow[domains[0]] += 0.06
@@ -242,7 +247,8 @@ def make_shares(
         judged = scaled({d: 6.0 if d == name else rng.random() for d in domains})
         texts.append(
             {
-                "text": TEXTS.get(name, f"Of {name}, more or less.") + (" And so on." * (number % 90)),
+                "text": TEXTS.get(name, f"Of {name}, more or less.")
+                + (" And so on." * (number % 90)),
                 "tokens": 40 + number,
                 "finished": number % 5 != 0,
                 "repeat": number // 12,
@@ -266,7 +272,9 @@ def manifest(kind: str, recipe: dict[str, Any], **more: object) -> dict[str, Any
         "versions": {"lamina": "0.2.0", "python": "3.11.7", "torch": "2.13.0"},
         "recipe": recipe,
         "inputs": {"model": {"path": "models/demo-base", "license": "apache-2.0"}},
-        "outputs": {"model/adapter_model.safetensors": {"bytes": 1_311_720, "checksum": "c0de" * 8}},
+        "outputs": {
+            "model/adapter_model.safetensors": {"bytes": 1_311_720, "checksum": "c0de" * 8}
+        },
         "results": {"status": "done", "steps": 160, "trainable_parameters": 327_680},
         "warnings": ["the cap on repeats holds back law: 4.0 of 4.0"],
         **more,
@@ -322,9 +330,7 @@ def make_tune(
     return folder
 
 
-def make_detect(
-    folder: Path, *, domains: tuple[str, ...] = FIVE, corrected: bool = True
-) -> Path:
+def make_detect(folder: Path, *, domains: tuple[str, ...] = FIVE, corrected: bool = True) -> Path:
     """A detection."""
     write_detection(folder, *make_shares(domains, corrected=corrected))
     recipe = {"model": "models/demo-base", "judge": "classifier"}

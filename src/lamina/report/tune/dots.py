@@ -89,4 +89,3 @@ def _marks(row: Dot, x: Scale, y: float) -> list[Markup]:
     title = tag("title", row.words)
     parts.append(tag("circle", title, cx=x(row.value), cy=y, r=4.5, class_=class_))
     return parts
-

@@ -4,7 +4,6 @@ A band of 12 domains and 200 windows is about 90 kB, everything else below that.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 
 from markupsafe import Markup
 
@@ -12,20 +11,12 @@ from lamina.report import formats
 from lamina.report.svg import Scale, label, picture, tag, tick_decimals, ticks
 from lamina.report.tune.nouns import Tuned, Window
 from lamina.report.tune.paint import axis_label, brief, colour, fill, spread
+from lamina.report.tune.sums import Point, borders, loss_points
 
 WIDE, TALL = 640.0, 280.0
-LEFT, RIGHT, TOP, BOTTOM = 44.0, 128.0, 22.0, 36.0
+LEFT, RIGHT, TOP, BOTTOM = 52.0, 128.0, 22.0, 36.0
 _MOST_MARKS = 40
 """More windows than this are drawn as a line with a shade, fewer as dots with whiskers."""
-
-
-def borders(windows: Sequence[Window]) -> list[tuple[int, str]]:
-    """The places in the list where a stage begins, with its name; the first is 0."""
-    found: list[tuple[int, str]] = []
-    for place, window in enumerate(windows):
-        if not found or window.stage != windows[place - 1].stage:
-            found.append((place, window.stage or window.policy))
-    return found
 
 
 def band(tuned: Tuned) -> Markup:
@@ -125,33 +116,11 @@ def _window_axis(windows: Sequence[Window], x: Scale, bottom: float) -> list[Mar
     return [*parts, axis_label((x.start + x.end) / 2, bottom + 30, "window")]
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
-    step: float
-    value: float
-    se: float | None
-
-
-def loss_points(tuned: Tuned, name: str) -> list[Point]:
-    """The held-out losses of a domain by step, that of the start included where it is known."""
-    points = [
-        Point(window.step, window.loss[name], window.loss_se.get(name))
-        for window in tuned.windows
-        if name in window.loss
-    ]
-    start = tuned.ledger.losses.get(name, ())[:1] if tuned.ledger else ()
-    if start and start[0] is not None:
-        points.insert(0, Point(0.0, start[0].value, start[0].se))
-    return points
-
-
 def losses(tuned: Tuned, name: str) -> Markup:
     """Held-out losses of one domain with two standard errors to each side; the reference dashed."""
     width, height, left, right, top, bottom = 440.0, 178.0, 46.0, 10.0, 10.0, 142.0
     points = loss_points(tuned, name)
-    train = [
-        Point(w.step, w.train_loss[name], None) for w in tuned.windows if name in w.train_loss
-    ]
+    train = [Point(w.step, w.train_loss[name], None) for w in tuned.windows if name in w.train_loss]
     reference = tuned.reference.losses.get(name) if tuned.reference else None
     reach = [p.value + side * 2.0 * (p.se or 0.0) for p in points for side in (-1, 1)]
     reach += [reference] if reference is not None else []
@@ -175,8 +144,9 @@ def losses(tuned: Tuned, name: str) -> Markup:
         at = x(tuned.windows[place - 1].step)
         parts.append(tag("line", x1=at, x2=at, y1=top, y2=bottom, class_="border"))
     if reference is not None:
-        parts.append(tag("line", tag("title", f"reference {formats.number(reference)}"), x1=left,
-                         x2=width - right, y1=y(reference), y2=y(reference), class_="limit"))  # fmt: skip
+        at, title = y(reference), tag("title", f"reference {formats.number(reference)}")
+        ends = {"x1": left, "x2": width - right, "y1": at, "y2": at}
+        parts.append(tag("line", title, class_="limit", **ends))
         parts.append(label(left + 4, y(reference) - 4, "reference", class_="strong"))
     if len(train) > 1:
         path = " ".join(f"{x(p.step):.1f},{y(p.value):.1f}" for p in train)
@@ -205,10 +175,10 @@ def _error_marks(points: Sequence[Point], x: Scale, y: Scale) -> list[Markup]:
         if p.se is not None:
             words += f" ± {formats.number(p.se)}"
             if few:
-                ends = y(p.value - 2 * p.se), y(p.value + 2 * p.se)
-                at = x(p.step)
-                parts.append(tag("path", class_="whisker", d=f"M{at:.1f} {ends[0]:.1f}V{ends[1]:.1f}"
-                                 f"M{at - 3:.1f} {ends[0]:.1f}h6M{at - 3:.1f} {ends[1]:.1f}h6"))  # fmt: skip
+                low, high, at = y(p.value - 2 * p.se), y(p.value + 2 * p.se), x(p.step)
+                whisker = f"M{at:.1f} {low:.1f}V{high:.1f}"
+                whisker += f"M{at - 3:.1f} {low:.1f}h6M{at - 3:.1f} {high:.1f}h6"
+                parts.append(tag("path", class_="whisker", d=whisker))
         radius = 3.2 if few else 1.4
         parts.append(tag("circle", tag("title", words), cx=x(p.step), cy=y(p.value), r=radius,
                          class_="point"))  # fmt: skip

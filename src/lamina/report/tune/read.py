@@ -1,4 +1,4 @@
-"""The folder of a tuning or a detection read into frozen values; what is damaged is told, not fatal.
+"""The folder of a tuning or a detection read into frozen values; what is damaged is told.
 
 Costs a pass over `domains.jsonl` and over at most `MOST_TEXTS` sampled texts.
 """

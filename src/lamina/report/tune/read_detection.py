@@ -64,7 +64,9 @@ def _lines(path: Path, problems: list[str], name: str) -> Iterator[str]:
                     return
                 yield line.decode("utf-8", errors="replace")
     except (OSError, EOFError, zlib.error) as error:
-        problems.append(f"{name} cannot be read to its end ({str(error).replace(str(path), name)}).")
+        problems.append(
+            f"{name} cannot be read to its end ({str(error).replace(str(path), name)})."
+        )
 
 
 def _handful(

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from lamina.report import facts, formats
-from lamina.report.formats import count, number, percent, signed
+from lamina.report.formats import number, percent
 from lamina.report.nouns import Run
 from lamina.report.tables import Table
 from lamina.report.tune import dots, pictures, sums, tables, words
 from lamina.report.tune.nouns import Detection, DomainRows, Text, Tuned
+from lamina.report.tune.results import ledger_facts, result_facts
 from lamina.report.verdicts import Part
 
 AGAIN = "lamina tune recipe.yaml --out ../again"
@@ -86,7 +87,7 @@ def make(tuned: Tuned, *, title: str, anchor: str, link: str = "", cost: bool = 
         reading=words.reading(tuned),
         command=_again(tuned),
         link=link,
-        facts=_facts(tuned, cost=cost),
+        facts=result_facts(tuned, cost=cost),
         inputs=facts.inputs(tuned.run),
         outputs=facts.outputs(tuned.run),
         band=_band(tuned),
@@ -96,7 +97,7 @@ def make(tuned: Tuned, *, title: str, anchor: str, link: str = "", cost: bool = 
         losses=tuple(
             Figure(name, "", pictures.losses(tuned, name))
             for name in tuned.domains
-            if pictures.loss_points(tuned, name)
+            if sums.loss_points(tuned, name)
         ),
         heldout=tables.heldout(tuned) if any(window.loss for window in windows) else None,
         moves=tuple(_moves(tuned)),
@@ -117,7 +118,7 @@ def _band(tuned: Tuned) -> Figure | None:
     if not any(window.weights for window in tuned.windows):
         return None
     note = "share of each domain in each window"
-    if len(pictures.borders(tuned.windows)) > 1:
+    if len(sums.borders(tuned.windows)) > 1:
         note += "; dashed: a new stage begins"
     return Figure("Weights", note, pictures.band(tuned), tables.moved(tuned))
 
@@ -151,36 +152,6 @@ def changes(tuned: Tuned) -> Figure | None:
     )
     note = "from the start to the end; bars: 95 % intervals; hollow: no difference shown"
     return Figure("What changed", note, dots.draw(rows, axis))
-
-
-def ledger_facts(tuned: Tuned) -> list[facts.Fact]:
-    """Backward transfer, the gate, and what was lost at most."""
-    read = tuned.ledger
-    if read is None:
-        return []
-    found: list[facts.Fact] = []
-    if read.bwt is not None:
-        note = "mean change since each stage ended; below zero: old domains gained"
-        found.append(facts.Fact("Backward transfer", signed(read.bwt), note))
-    if read.nbwt is not None:
-        note = "the same, as a share of the loss"
-        found.append(facts.Fact("Normalised", _signed_percent(read.nbwt), note))
-    if read.bwt is None and read.why:
-        found.append(facts.Fact("Backward transfer", "–", read.why))
-    if read.forgetting:
-        name = max(read.forgetting, key=lambda one: read.forgetting[one])
-        note = f"{name}, since its own best window"
-        found.append(facts.Fact("Lost at most", signed(read.forgetting[name]), note))
-    if read.gate is not None:
-        value = "crossed" if read.gate.crossed else "held"
-        most = percent(read.gate.most)
-        note = f"a domain may rise {most} above its own lowest loss"
-        found.append(facts.Fact("Gate", value, note))
-    return found
-
-
-def _signed_percent(share: float) -> str:
-    return ("+" if share > 0 else "") + percent(share)
 
 
 def _moves(tuned: Tuned) -> list[Figure]:
@@ -228,16 +199,14 @@ def _repeats(tuned: Tuned) -> Figure | None:
         return None
     last = tuned.windows[-1].repeats
     rows = [
-        dots.Dot(
-            name, last[name], f"{name} {number(last[name], 2)}", tables.swatch_of(tuned, name)
-        )
+        dots.Dot(name, last[name], f"{name} {number(last[name], 2)}", tables.swatch_of(tuned, name))
         for name in tuned.domains
         if name in last
     ]
     if not rows:
         return None
     caps = [one.get("max_repeats") for one in words.stages_of(tuned)]
-    cap = next((float(one) for one in reversed(caps) if _real(one)), None)
+    cap = next((one for one in reversed(caps) if isinstance(one, int | float) and one), None)
     axis = dots.Axis("How often the rows of each domain were read", "times its rows were read",
                      number, line=cap, line_words="the cap" if cap is not None else "",
                      at_least=1.0)  # fmt: skip
@@ -245,10 +214,6 @@ def _repeats(tuned: Tuned) -> Figure | None:
     table = tables.over_windows(tuned, "repeats", "Times read by the end of each window",
                                 decimals=2)  # fmt: skip
     return Figure("Repeats", note, dots.draw(rows, axis), table)
-
-
-def _real(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _percents(value: float, decimals: int) -> str:
@@ -320,37 +285,3 @@ def _again(tuned: Tuned) -> str:
     if isinstance(domains, str) and domains:
         file = shlex.quote(domains)
     return f"lamina detect {word} --domains {file} --out ../again"
-
-
-_SKIP = ("windows", "steps")
-
-
-def _facts(tuned: Tuned, *, cost: bool) -> list[facts.Fact]:
-    """Counts of the run, then every plain number among its results."""
-    found: list[facts.Fact] = []
-    if tuned.windows:
-        stages = len(pictures.borders(tuned.windows))
-        note = f"in {stages} stages" if stages > 1 else ""
-        found.append(facts.Fact("Windows", count(len(tuned.windows)), note))
-        found.append(facts.Fact("Optimiser steps", count(tuned.windows[-1].step)))
-        tokens = sum(sum(window.tokens.values()) for window in tuned.windows)
-        if tokens:
-            found.append(facts.Fact("Trained tokens", count(tokens), "targets, over all windows"))
-    results = {**tuned.run.results, **(tuned.run.cost if cost else {})}
-    for key, value in results.items():
-        if _real(value) and key not in _SKIP:
-            name = key.removesuffix("_bytes").replace("_", " ")
-            found.append(facts.Fact(name[:1].upper() + name[1:], _value(key, value)))
-    return found
-
-
-def _value(key: str, value: object) -> str:
-    if not isinstance(value, int | float):
-        return "–"
-    if key.endswith("bytes"):
-        return formats.size(value)
-    if key.endswith("seconds"):
-        return formats.duration(value)
-    if "per_second" in key or (isinstance(value, int) and abs(value) >= 1000):
-        return count(value)
-    return formats.short(value)

@@ -1,6 +1,7 @@
 """Small sums over a run: shares asked for and achieved, changes between stages. Pure."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lamina.report.tune.nouns import Estimate, Ledger, Tuned, Window
@@ -76,3 +77,32 @@ def trained_shares(tuned: Tuned) -> dict[str, float]:
     tokens = {d: one.counts.get("trained_tokens", 0.0) for d, one in tuned.data.domains.items()}
     whole = math.fsum(tokens.values())
     return {name: value / whole for name, value in tokens.items()} if whole > 0 else {}
+
+
+def borders(windows: Sequence[Window]) -> list[tuple[int, str]]:
+    """The places in the list where a stage begins, with its name; the first is 0."""
+    found: list[tuple[int, str]] = []
+    for place, window in enumerate(windows):
+        if not found or window.stage != windows[place - 1].stage:
+            found.append((place, window.stage or window.policy))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    step: float
+    value: float
+    se: float | None
+
+
+def loss_points(tuned: Tuned, name: str) -> list[Point]:
+    """The held-out losses of a domain by step, that of the start included where it is known."""
+    points = [
+        Point(window.step, window.loss[name], window.loss_se.get(name))
+        for window in tuned.windows
+        if name in window.loss
+    ]
+    start = tuned.ledger.losses.get(name, ())[:1] if tuned.ledger else ()
+    if start and start[0] is not None:
+        points.insert(0, Point(0.0, start[0].value, start[0].se))
+    return points

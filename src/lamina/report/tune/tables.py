@@ -6,7 +6,7 @@ from lamina.report.formats import count, number, percent, short, signed
 from lamina.report.tables import Cell, Row, Table
 from lamina.report.tune import sums
 from lamina.report.tune.nouns import Data, Detection, Estimate, Ledger, Reference, Tuned, Window
-from lamina.report.tune.pictures import loss_points
+from lamina.report.tune.sums import loss_points
 
 _DATA = (
     ("rows_read", "rows read"),
@@ -16,14 +16,12 @@ _DATA = (
     ("dropped_too_long", "too long"),
     ("empty_completions", "empty"),
     ("exact_duplicates", "duplicates"),
-    ("near_duplicates", "near duplicates"),
     ("trained_tokens", "trained tokens"),
     ("rows", "packed rows"),
 )
 _MOST = 50
 """Rows of a folded table; more are thinned out."""
-_TOLD = ("truncated", "dropped_too_long", "empty_completions", "exact_duplicates",
-         "near_duplicates")  # fmt: skip
+_TOLD = ("truncated", "dropped_too_long", "empty_completions", "exact_duplicates")
 
 
 def swatch_of(tuned: Tuned, name: str) -> int | None:
@@ -46,7 +44,9 @@ def moved(tuned: Tuned) -> Table:
         )
         for name in tuned.domains
     ]
-    return Table("Weight of each domain; change in points", ("first", "last", "change"), tuple(rows))
+    return Table(
+        "Weight of each domain; change in points", ("first", "last", "change"), tuple(rows)
+    )
 
 
 def _points(before: float | None, after: float | None) -> str:
@@ -75,7 +75,9 @@ def asked(tuned: Tuned) -> Table | None:
     ]
     what = "packed rows" if sums.by_rows(tuned) else "trained tokens"
     head = ("asked", "achieved", "difference", "most in a window")
-    return Table(f"Share of the {what} over the whole run; differences in points", head, tuple(rows))
+    return Table(
+        f"Share of the {what} over the whole run; differences in points", head, tuple(rows)
+    )
 
 
 def ledger(tuned: Tuned, read: Ledger) -> Table | None:
@@ -241,7 +243,7 @@ def data(tuned: Tuned, read: Data) -> Table:
         (key, head)
         for key, head in _DATA
         if any(key in one for one in counts.values())
-        and (key not in _TOLD or any(one.get(key) for one in counts.values()))
+        and (key not in _TOLD or any(one.get(key) or _near(one, key) for one in counts.values()))
     ]
     rows: list[Row] = []
     for name, one in counts.items():
@@ -249,7 +251,7 @@ def data(tuned: Tuned, read: Data) -> Table:
         cells.append(Cell(percent(shares.get(name))))
         cells.append(Cell(percent(one.get("fill"))))
         rows.append(Row(name, tuple(cells), swatch=swatch_of(tuned, name)))
-    head = (*(head for _, head in shown), "share of trained tokens", "rows filled to")
+    head = (*(head for _, head in shown), "of all trained tokens", "rows full to")
     return Table("What was read and kept of each domain", head, tuple(rows))
 
 
@@ -259,7 +261,13 @@ def _count_cell(counts: Mapping[str, float], key: str) -> Cell:
     under = ""
     if key in ("truncated", "empty_completions") and value and examples:
         under = percent(value / examples)
-    return Cell(count(value), under)
+    near = _near(counts, key)
+    return Cell(count(value), f"and {count(near)} near" if near else under)
+
+
+def _near(counts: Mapping[str, float], key: str) -> float:
+    """Near duplicates, which stand under the exact ones."""
+    return counts.get("near_duplicates", 0.0) if key == "exact_duplicates" else 0.0
 
 
 def sources(read: Data) -> Table | None:

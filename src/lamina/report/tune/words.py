@@ -3,6 +3,7 @@
 A change is called one only where its 95 % interval leaves zero out; else no difference is shown.
 """
 
+import itertools
 import math
 from collections.abc import Mapping
 from pathlib import PurePath
@@ -69,6 +70,10 @@ def warnings_of(tuned: Tuned) -> list[str]:
     told = []
     if not tuned.run.finished:
         told.append("Not finished: this folder has no manifest; the run was stopped, or goes on.")
+    if tuned.run.status not in ("", "complete", "done"):
+        told.append(f"The run did not come to its end: its status is `{tuned.run.status}`.")
+    if tuned.ledger and tuned.ledger.gate and tuned.ledger.gate.crossed:
+        told.append(f"The gate: {gate_words(tuned.ledger)}")
     told += [*tuned.problems[:12], *tuned.run.warnings]
     if len(tuned.problems) > 12:
         told.append(f"{len(tuned.problems) - 12} more parts of the files cannot be read.")
@@ -132,7 +137,8 @@ def _done(tuned: Tuned) -> str:
 def moved_words(tuned: Tuned) -> str:
     """From the first window to the last, and whether the rows kept to the weights."""
     first, last = tuned.windows[0].weights, tuned.windows[-1].weights
-    moves = {name: last[name] - first[name] for name in tuned.domains if name in first & last.keys()}
+    both = first.keys() & last.keys()
+    moves = {name: last[name] - first[name] for name in tuned.domains if name in both}
     most = sorted((n for n in moves if abs(moves[n]) >= _STILL), key=lambda n: -abs(moves[n]))
     up = [_from_to(n, first, last) for n in most if moves[n] > 0]
     down = [_from_to(n, first, last) for n in most if moves[n] < 0]
@@ -272,14 +278,19 @@ def sure_words(ledger: Ledger) -> str:
     clear = [one for one in known if one.clear]
     if not known:
         return "The ledger has no intervals, so nothing can be called a difference."
-    many = {0: "None", len(known): "All"}.get(len(clear), str(len(clear)))
-    text = f"{many} of the {len(known)} changes {'has' if len(clear) == 1 else 'have'} a 95 % "
-    text += "interval that leaves zero out."
+    if len(known) == 1:
+        text = f"The change's 95 % interval {'leaves zero out' if clear else 'holds zero'}."
+    else:
+        many = {0: "None", len(known): "All"}.get(len(clear), str(len(clear)))
+        text = f"{many} of the {len(known)} changes {'has' if len(clear) == 1 else 'have'} a 95 % "
+        text += "interval that leaves zero out."
     if len(known) >= 4:
         text += f" With {len(known)} intervals, one in twenty misses by chance alone."
+    one = len(known) == 1
     return text + (
-        " They cover the choice of the held-out rows, which are the same before and after; "
-        "another seed or another order of the rows is not in them."
+        f" {'It covers' if one else 'They cover'} the choice of the held-out rows, which are the "
+        "same before and after; another seed, or another order of the rows, is not in "
+        f"{'it' if one else 'them'}."
     )
 
 
@@ -304,7 +315,7 @@ def shares_words(found: Detection) -> str:
     text = f"Left to write from nothing, the model writes {listing(told, most=12)}."
     alike = [
         f"{a} and {b}"
-        for a, b in zip(names, names[1:], strict=False)
+        for a, b in itertools.pairwise(names)
         if a in found.se
         and b in found.se
         and found.shares[a] - found.shares[b] <= 2.0 * math.hypot(found.se[a], found.se[b])
