@@ -5,7 +5,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lamina.core.errors import DataError
-from lamina.data.formats import Record
+from lamina.data.formats import Record, Turn
 from lamina.data.split import hold_out, share_counts, take
 
 
@@ -70,6 +70,16 @@ def test_equal_contents_are_on_one_side() -> None:
     assert len(heldout) <= 20
 
 
+def test_rows_without_a_completion_are_not_held_out() -> None:
+    silent = [Record((Turn("user", f"q{n}"), Turn("assistant", " ")), None, "b") for n in range(90)]
+    training, heldout = _split([*silent, *_many(20)])
+    assert len(heldout) == 2
+    assert not set(heldout) & set(silent)
+    assert len(training) == 108
+    with pytest.raises(DataError, match="none of its 90 rows has a completion"):
+        _split(silent)
+
+
 @pytest.mark.parametrize("count", [1, 2, 10, 19])
 def test_too_few_rows_to_hold_two_out_are_refused(count: int) -> None:
     with pytest.raises(DataError, match=f"no held-out rows: 0.1 of {count} rows is less than 2"):
@@ -98,7 +108,8 @@ def test_held_out_rows_are_two_at_least_and_within_the_bounds(
     except DataError:
         return
     assert training
-    assert 2 <= len(heldout) <= min(rows, math.floor(share * len(records) + 1e-9))
+    speaking = sum(record.says_something for record in records)
+    assert 2 <= len(heldout) <= min(rows, math.floor(share * speaking + 1e-9))
 
 
 def test_shares_take_the_most_rows() -> None:

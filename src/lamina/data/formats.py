@@ -66,6 +66,13 @@ class Record:
             return self.text or ""
         return "\n".join(turn.content for turn in self.turns)
 
+    @property
+    def says_something(self) -> bool:
+        """Whether there is anything to train on: running text, or an assistant turn with text."""
+        if self.turns is None:
+            return bool((self.text or "").strip())
+        return any(turn.role == "assistant" and turn.content.strip() for turn in self.turns)
+
 
 class Unfit(Exception):
     """Why one row cannot be read; told with its place by the caller."""

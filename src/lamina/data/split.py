@@ -12,6 +12,8 @@ from lamina.core.errors import DataError
 from lamina.data.formats import Record
 from lamina.data.normal import normalised
 
+COMPLETION = "a completion: text that an assistant says, or running text"
+
 
 def content_key(record: Record, *, seed: int, purpose: str) -> bytes:
     """16 bytes that stand for a row's content (case and white space aside), the seed and a use."""
@@ -27,19 +29,24 @@ def hold_out(
     """(training rows, held-out rows), both in their order.
 
     Held out are the contents with the smallest hashes, with all their copies, as long as they are
-    at most `rows` rows and at most `share` of all.
+    at most `rows` rows and at most `share` of all. A row without a completion is not held out: no
+    loss could be measured on it.
 
     Raises:
         DataError: fewer than 2 rows would be held out. The caller says of which domain.
     """
-    limit = min(rows, math.floor(share * len(records) + 1e-9))
+    speaking = [place for place, record in enumerate(records) if record.says_something]
+    if not speaking:
+        raise DataError(f"none of its {len(records)} rows has {COMPLETION}.")
+    limit = min(rows, math.floor(share * len(speaking) + 1e-9), len(speaking) - 1)
     if limit < 2:
         raise DataError(
-            f"no held-out rows: {share:g} of {len(records)} rows is less than 2. Add rows, raise"
+            f"no held-out rows: {share:g} of {len(speaking)} rows is less than 2. Add rows, raise"
             " `heldout_share`, or give held-out rows of its own under `heldout:`."
         )
     places: dict[bytes, list[int]] = {}
-    for place, record in enumerate(records):
+    for place in speaking:
+        record = records[place]
         key = content_key(record, seed=seed, purpose="heldout")
         places.setdefault(key, []).append(place)
     taken: set[int] = set()
@@ -48,10 +55,10 @@ def hold_out(
             taken.update(places[key])
         if len(taken) == limit:
             break
-    if len(taken) < 2 or len(taken) == len(records):
+    if len(taken) < 2:
         raise DataError(
-            f"no held-out rows: its {len(records)} rows have only {len(places)} different contents,"
-            " and equal rows stay on one side. Give held-out rows of its own under `heldout:`."
+            f"no held-out rows: its {len(speaking)} rows have only {len(places)} different"
+            " contents, and equal rows stay on one side. Give held-out rows of its own under `heldout:`."
         )
     training = [record for place, record in enumerate(records) if place not in taken]
     return training, [records[place] for place in sorted(taken)]
