@@ -1,5 +1,6 @@
 """How far a long run is: a bar on a terminal, a plain line now and then elsewhere."""
 
+import os
 import sys
 import threading
 import time
@@ -58,7 +59,10 @@ class BarWatcher(Watcher):
 
 @contextmanager
 def progress_watcher() -> Iterator[Watcher]:
-    """A watcher for this terminal, or for no terminal."""
+    """A watcher for this terminal, or for none; of several processes only the first talks."""
+    if os.environ.get("RANK", "0") != "0":
+        yield Watcher()
+        return
     if not sys.stderr.isatty():
         yield PlainWatcher()
         return

@@ -361,6 +361,9 @@ class _Windows(TrainerCallback):
     ) -> None:
         self._trainer, self._advance, self._interrupted = trainer, advance, interrupted
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        parallel.check_sharding(self._trainer.model_wrapped, parallel.sharding_asked())
+
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._trainer.refuse_non_finite()
 

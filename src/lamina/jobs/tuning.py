@@ -176,23 +176,11 @@ def _recipe_digest(recipe: TuneRecipe) -> str:
 
 
 def _show_data(report: Mapping[str, Any], tell: Tell) -> None:
-    """The share of trained tokens of each domain and one sample of each, before training."""
+    """The share of trained tokens of each domain and three samples of it, before training."""
     domains = report["domains"]
     total = sum(entry["trained_tokens"] for entry in domains.values())
-    for name, entry in domains.items():
-        counts = {
-            "too long, cut": entry["truncated"],
-            "too long, dropped": entry["dropped_too_long"],
-            "without a completion": entry["empty_completions"],
-            "copies of held-out rows": entry["exact_duplicates"] + entry["near_duplicates"],
-        }
-        told = "".join(f", {count} {what}" for what, count in counts.items() if count)
-        tell(
-            f"{name}: {entry['examples']:,} examples in {entry['rows']:,} rows, "
-            f"{entry['trained_tokens']:,} trained tokens "
-            f"({100 * entry['trained_tokens'] / total:.1f} % of all), "
-            f"{entry['heldout']} held out{told}"
-        )
+    shares = (f"{n} {100 * e['trained_tokens'] / total:.1f} %" for n, e in domains.items())
+    tell(f"of all trained tokens: {', '.join(shares)}")
     for name, entry in domains.items():
         for sample in entry["samples"]:
             text = "".join(f"[[{t}]]" if trained else t for t, trained in sample["pieces"])
