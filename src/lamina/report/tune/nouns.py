@@ -121,6 +121,7 @@ class Reference:
     se: Mapping[str, float]
     steps: Mapping[str, float]
     degenerate: tuple[str, ...]
+    """Domains whose loss says little; empty if none is, or if only `warnings` tell which."""
     warnings: tuple[str, ...]
 
 
@@ -158,9 +159,17 @@ class Detection:
     judge: Judge | None
     corrected: bool
     stopped: str
+    finished: float | None
+    """Texts that the model ended by itself."""
+    warnings: tuple[str, ...]
     settings: Mapping[str, object]
     sampled: tuple[Text, ...]
     """A handful, for a person to read."""
+
+    @property
+    def from_losses(self) -> bool:
+        """Whether nothing was sampled, and the shares come from losses on the domains' rows."""
+        return self.judge is None or self.judge.kind in ("", "none", "losses")
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,6 +71,8 @@ def read_tuned(folder: Path, manifest: Mapping[str, object] | None = None) -> Tu
     else:
         facts = Soft(dict(manifest), "manifest.json", problems)
     windows = read_windows(soft_lines(folder / "domains.jsonl", problems))
+    if kind == "tune" and not windows and facts.value is None:
+        windows = _windows_so_far(folder / "checkpoints", problems)
     ledger = _ledger(soft_json(folder / "ledger.json", problems))
     data = _data(soft_json(folder / "data.json", problems))
     place = "detect/" if kind == "tune" else ""
@@ -149,6 +151,26 @@ def read_windows(lines: list[Soft]) -> tuple[Window, ...]:
             **by,
         )
     return tuple(found[number] for number in sorted(found))
+
+
+def _windows_so_far(folder: Path, problems: list[str]) -> tuple[Window, ...]:
+    """The windows that the newest checkpoint knows, of a run that is not at its end."""
+    found = [path for path in folder.glob("checkpoint-*/mixture.json") if _step(path) is not None]
+    if not found:
+        return ()
+    newest = max(found, key=lambda path: _step(path) or 0)
+    name = f"{newest.parent.name}/{newest.name}"
+    place = soft_json(newest, problems, name=name)
+    history = place.get("steering").get("history").value or place.get("history").value
+    windows = read_windows(place.at(history, "history").listed())
+    if windows:
+        problems.append(f"domains.jsonl is not there yet: the windows are those of {name}.")
+    return windows
+
+
+def _step(path: Path) -> int | None:
+    text = path.parent.name.removeprefix("checkpoint-")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None
 
 
 def estimate(place: Soft, key: str) -> Estimate | None:
@@ -281,13 +303,11 @@ def _reference(place: Soft) -> Reference | None:
         losses=losses,
         se=place.get("se").numbers(),
         steps=place.get("steps").numbers(),
-        degenerate=_degenerate(place.get("degenerate"), tuple(losses)),
+        degenerate=_degenerate(place.get("degenerate")),
         warnings=place.get("warnings").texts(),
     )
 
 
-def _degenerate(place: Soft, names: tuple[str, ...]) -> tuple[str, ...]:
-    """The domains whose reference says little; a bare `true` is of all of them."""
-    if isinstance(place.value, bool):
-        return names if place.value else ()
-    return place.texts()
+def _degenerate(place: Soft) -> tuple[str, ...]:
+    """The domains whose reference says little; a bare `true` leaves that to the warnings."""
+    return () if isinstance(place.value, bool) else place.texts()

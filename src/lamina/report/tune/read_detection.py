@@ -35,9 +35,26 @@ def read_detection(folder: Path, problems: list[str], *, prefix: str = "") -> De
         judge=_judge(place.get("judge")),
         corrected=place.get("corrected").value is True,
         stopped=place.get("stopped").text(),
-        settings=place.get("settings").cleaned(),
+        finished=place.get("finished").number(),
+        warnings=place.get("warnings").texts(),
+        settings=_settings(place),
         sampled=_handful(folder / "texts.jsonl.gz", domains, problems, prefix),
     )
+
+
+def _settings(place: Soft) -> dict[str, object]:
+    """Settings and what is known of the judge, one level of nesting made flat."""
+    found: dict[str, object] = {}
+    known = ("kind", "accuracy", "accuracy_se", "rows", "confusion")
+    judge = place.get("judge")
+    facts = judge.cleaned() if isinstance(judge.value, dict) else {}
+    own = {f"judge {key}": value for key, value in facts.items() if key not in known}
+    for key, value in {**place.get("settings").cleaned(), **own}.items():
+        if isinstance(value, dict):
+            found |= {f"{key} {inner}": one for inner, one in value.items()}
+        else:
+            found[key] = value
+    return found
 
 
 def _judge(place: Soft) -> Judge | None:

@@ -231,7 +231,8 @@ def _reference_words(tuned: Tuned) -> str:
     text = ways.get(tuned.reference.way, "")
     if tuned.reference.degenerate:
         text += " " + words.degenerate_words(tuned.reference.degenerate)
-    return text.strip()
+    told = [words.sentence(one) for one in tuned.reference.warnings]
+    return " ".join([text.strip(), *told]).strip()
 
 
 def _detected(tuned: Tuned, read: Detection) -> Detected:
@@ -250,10 +251,10 @@ def _detected(tuned: Tuned, read: Detection) -> Detected:
         for name in read.domains
         if name in read.shares
     ]
-    note = "bars: two standard errors; fine ticks: the repeats"
+    note = "bars: two standard errors" + ("; fine ticks: the repeats" if read.repeats else "")
     note += "; ring: as judged, before the correction" if read.corrected else ""
-    axis = dots.Axis("Shares of the domains in what the model writes", "share of its texts",
-                     _percents)  # fmt: skip
+    below = "share" if read.from_losses else "share of its texts"
+    axis = dots.Axis("Shares of the domains, as detected", below, _percents)
     drawing = dots.draw(rows, axis) if rows else Markup("")
     return Detected(
         shares=Figure("Shares", note, drawing, tables.shares(tuned, read)),

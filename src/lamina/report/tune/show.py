@@ -35,7 +35,7 @@ def render_tuned(folder: Path) -> RenderableType:
     if tuned.windows:
         parts += ["", _reasons(tuned)]
     if tuned.detection is not None and tuned.detection.shares:
-        parts += ["", _shares(tuned.detection)]
+        parts += ["", _shares(tuned, tuned.detection)]
     if tuned.data is not None:
         parts += ["", _data(tuned)]
     found = [*ledger_facts(tuned), *result_facts(tuned, cost=True)]
@@ -100,7 +100,7 @@ def _ledger(tuned: Tuned, read: Ledger) -> Table:
     for stage in stages:
         table.add_column(Text(stage.name), justify="right", no_wrap=True)
     for head in ("whole run", "95 % interval", "lost"):
-        table.add_column(head, justify="right", no_wrap=True)
+        table.add_column(head, justify="right", no_wrap=head == "lost")
     rows = [(name, read.changes.get(name, ()), read.total.get(name)) for name in read.domains]
     if (general := sums.general_change(read)) is not None:
         rows.append(("general text", (), general))
@@ -137,8 +137,8 @@ def _reasons(tuned: Tuned) -> Table:
     return table
 
 
-def _shares(found: Detection) -> Table:
-    table = new_table("What the model writes when it is asked for nothing")
+def _shares(tuned: Tuned, found: Detection) -> Table:
+    table = new_table(tables.shares(tuned, found).caption)
     table.add_column("")
     for head in ("share", "s.e.", ""):
         table.add_column(head, justify="right", no_wrap=True)

@@ -21,6 +21,8 @@ _DATA = (
 )
 _MOST = 50
 """Rows of a folded table; more are thinned out."""
+_TINY = 0.02
+"""A reference loss that no text of people has."""
 _TOLD = ("truncated", "dropped_too_long", "empty_completions", "exact_duplicates")
 
 
@@ -307,13 +309,24 @@ def reference(tuned: Tuned, read: Reference) -> Table:
                     Cell(number(points[0].value if points else None)),
                     Cell(number(points[-1].value if points else None)),
                     Cell(count(read.steps.get(name))),
-                    Cell("degenerate" if name in read.degenerate else "usable", numeric=False),
+                    Cell(_state(read, name, points[0].value if points else None), numeric=False),
                 ),
                 swatch=swatch_of(tuned, name),
             )
         )
     head = ("reference", "first loss", "last loss", "best at step", "state")
     return Table(f"Reference losses, in {tuned.unit}", head, tuple(rows))
+
+
+def _state(read: Reference, name: str, start: float | None) -> str:
+    """Whether a potential can be computed from a reference loss."""
+    if name in read.degenerate:
+        return "degenerate"
+    if read.losses[name] <= _TINY:
+        return "near 0: learnt by heart?"
+    if start is not None and read.losses[name] >= start:
+        return "not below the start: no potential"
+    return "usable"
 
 
 def shares(tuned: Tuned, read: Detection) -> Table:
@@ -332,7 +345,13 @@ def shares(tuned: Tuned, read: Detection) -> Table:
     head += ["as judged"] if read.raw else []
     head += ["over the repeats"] if read.repeats else []
     head += ["judge right"] if accuracy else []
-    return Table("What the model writes when it is asked for nothing", tuple(head), tuple(rows))
+    return Table(_SHARES[read.from_losses], tuple(head), tuple(rows))
+
+
+_SHARES = {
+    False: "What the model writes when it is asked for nothing",
+    True: "Shares from the model's losses on rows of each domain",
+}
 
 
 def confusion(read: Detection) -> Table | None:

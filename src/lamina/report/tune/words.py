@@ -70,7 +70,7 @@ def warnings_of(tuned: Tuned) -> list[str]:
     told = []
     if not tuned.run.finished:
         told.append("Not finished: this folder has no manifest; the run was stopped, or goes on.")
-    if tuned.run.status not in ("", "complete", "done"):
+    if tuned.run.status not in ("", "complete", "done", "forgot"):
         told.append(f"The run did not come to its end: its status is `{tuned.run.status}`.")
     if tuned.ledger and tuned.ledger.gate and tuned.ledger.gate.crossed:
         told.append(f"The gate: {gate_words(tuned.ledger)}")
@@ -81,7 +81,9 @@ def warnings_of(tuned: Tuned) -> list[str]:
         told += tuned.reference.warnings
         if tuned.reference.degenerate and not tuned.reference.warnings:
             told.append(degenerate_words(tuned.reference.degenerate))
-    return list(dict.fromkeys(told))
+    if tuned.detection is not None:
+        told += tuned.detection.warnings
+    return list(dict.fromkeys(sentence(one) for one in told))
 
 
 def degenerate_words(names: tuple[str, ...]) -> str:
@@ -150,7 +152,7 @@ def moved_words(tuned: Tuned) -> str:
     else:
         pieces = [f"up went {listing(up, most=4)}"] if up else []
         pieces += [f"down went {listing(down, most=4)}"] if down else []
-        text = _sentence("; ".join(pieces))
+        text = sentence("; ".join(pieces))
         still = [name for name in tuned.domains if name in moves and name not in most]
         text += f" {listing(still)} stayed." if still else ""
     reason = tuned.windows[-1].reason
@@ -301,6 +303,8 @@ def detection_reading(tuned: Tuned) -> list[Part]:
         return [Part("What the model knows", text)]
     parts = [Part("What the model knows", shares_words(found))]
     parts.append(Part("Can the judge be trusted?", judge_words(found)))
+    if found.from_losses:
+        return parts
     return [*parts, Part("How much was sampled", sampled_words(found))]
 
 
@@ -313,6 +317,8 @@ def shares_words(found: Detection) -> str:
         for name in names
     ]
     text = f"Left to write from nothing, the model writes {listing(told, most=12)}."
+    if found.from_losses:
+        text = f"By the model's losses on their rows, the shares are {listing(told, most=12)}."
     alike = [
         f"{a} and {b}"
         for a, b in itertools.pairwise(names)
@@ -327,7 +333,7 @@ def shares_words(found: Detection) -> str:
 
 def judge_words(found: Detection) -> str:
     judge = found.judge
-    if judge is None or judge.kind in ("", "none", "losses"):
+    if judge is None or found.from_losses:
         return (
             "No texts were judged: the shares come from the model's own losses on the domains, "
             "which says how well it predicts them, not how much of them it writes."
@@ -358,6 +364,8 @@ def sampled_words(found: Detection) -> str:
     text += f" with {count(found.tokens)} tokens" if found.tokens is not None else ""
     text += f", in {len(found.repeats)} repeats" if len(found.repeats) > 1 else ""
     text += "."
+    if found.finished is not None:
+        text += f" The model came to an end by itself in {percent(found.finished / found.texts)}."
     if found.invalid:
         text += (
             f" For {count(found.invalid)} of them ({percent(found.invalid / found.texts)}) "
@@ -366,5 +374,8 @@ def sampled_words(found: Detection) -> str:
     return text + (f" Sampling stopped: {found.stopped.rstrip('.')}." if found.stopped else "")
 
 
-def _sentence(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}." if text else ""
+def sentence(text: str) -> str:
+    """With a capital at its start (but for a file's name) and a full stop."""
+    first = text.split(" ")[0].rstrip(":,")
+    start = text[:1] if "." in first or "_" in first else text[:1].upper()
+    return f"{start}{text[1:].rstrip('.')}." if text else ""
