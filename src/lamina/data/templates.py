@@ -99,8 +99,8 @@ class Specials:
 
     def before(self, text: str, place: int, *, start: int) -> int:
         """The length of the token that text[start:place] ends with; 0 where it ends with none."""
-        lengths = (n for n in self.lengths if text[max(place - n, start) : place] in self.tokens)
-        return next(lengths, 0)
+        fitting = (n for n in self.lengths if n <= place - start)
+        return next((n for n in fitting if text[place - n : place] in self.tokens), 0)
 
     def behind(self, text: str, place: int) -> int:
         """The length of the token that text[place:] begins with; 0 where it begins with none."""
