@@ -67,7 +67,8 @@ def print_check(told: Mapping[str, Any]) -> None:
             for key, value in told.items()
             if key not in skip and value is not None
         }
-        facts["size"] = size(told["bytes"])
+        if told["bytes"]:
+            facts["size"] = size(told["bytes"])
         console.print(_facts(told["file"], facts))
     print_warnings(console, told["warnings"])
 

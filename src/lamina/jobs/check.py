@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lamina.core.errors import DataError
+from lamina.core.recipe import load_mapping
 from lamina.jobs.prepare import check_place, describe, prepare
 from lamina.weights.adapter import is_adapter, open_adapter
 from lamina.weights.checkpoint import open_checkpoint
@@ -20,11 +22,53 @@ def check_recipe(
     Raises:
         LaminaError: why it could not run; every problem of a kind at once.
     """
+    if "domains" in load_mapping(file, overrides):
+        return _check_tune(file, overrides)
     prepared = prepare(file, forget=forget, overrides=overrides)
     if out is not None:
         check_place(prepared, out)
     threads = max(1, min(8, len(os.sched_getaffinity(0))))
     return {"file": str(file), **describe(prepared, out, threads)}
+
+
+def _check_tune(file: Path, overrides: Sequence[str]) -> dict[str, Any]:
+    """What a tune recipe asks for; its rows are not read.
+
+    Raises:
+        RecipeError: what is wrong in it.
+        DataError: files that are not there, all at once.
+    """
+    from lamina.versatune.recipe import read_tune_recipe
+
+    recipe = read_tune_recipe(file, overrides)
+    missing, sources = [], {}
+    for name, domain in recipe.domains.items():
+        paths = [s.path for s in (*domain.sources, *domain.heldout)]
+        sources[name] = ", ".join(paths)
+        missing += [
+            f"{name}: {path}"
+            for path in paths
+            if Path(path).suffix and not any((h / path).exists() for h in (file.parent, Path()))
+        ]
+    if missing:
+        raise DataError(
+            f"{len(missing)} sources are not there, neither beside {file.name} nor here: "
+            + "; ".join(missing)
+        )
+    train = recipe.settled_train
+    return {
+        "file": str(file),
+        "kind": "a recipe for lamina tune",
+        "model": recipe.model,
+        **{f"domain {name}": told for name, told in sources.items()},
+        "policies": ", ".join(stage.title for stage in recipe.mixture),
+        "windows": train.windows,
+        "optimiser_steps": train.steps,
+        "rows_a_step": train.batch_size * train.accumulate,
+        "trains": "an adapter" if train.method == "lora" else "every weight",
+        "bytes": 0,
+        "warnings": [],
+    }
 
 
 def check_folder(folder: Path) -> dict[str, Any]:
