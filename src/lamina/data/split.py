@@ -58,7 +58,8 @@ def hold_out(
     if len(taken) < 2:
         raise DataError(
             f"no held-out rows: its {len(speaking)} rows have only {len(places)} different"
-            " contents, and equal rows stay on one side. Give held-out rows of its own under `heldout:`."
+            " contents, and equal rows stay on one side. Give held-out rows of its own under"
+            " `heldout:`."
         )
     training = [record for place, record in enumerate(records) if place not in taken]
     return training, [records[place] for place in sorted(taken)]
