@@ -1,5 +1,6 @@
 """What is trained of a conversation and of a text: the completions and their ends, no more."""
 
+from copy import deepcopy
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 from chat_kit import CHATML, MARKED, MISTRAL, TEMPLATES, THINKING, byte_level, metaspace, talk, text
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import AddedToken, Regex, normalizers
 from transformers import PreTrainedTokenizerFast
 
 import lamina
@@ -309,6 +311,25 @@ def test_empty_completions_and_texts_are_dropped_and_counted():
     examples, counts = encoded(records, byte_level(template=CHATML))
     assert len(examples) == 1
     assert counts == Counts(records=4, examples=1, empty_completions=3)
+
+
+def test_words_that_the_tokenizer_does_not_see_are_no_completion():
+    tokenizer = deepcopy(byte_level(template="{% for m in messages %}{{ m.content }}{% endfor %}"))
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace(Regex("[^a-z ]"), "")
+    records = [talk("?", "😀"), text("😀"), talk("the cat?", " the mat")]
+    examples, counts = encoded(records, tokenizer)
+    assert trained_text(examples, tokenizer) == " the mat"
+    assert counts == Counts(records=3, examples=1, empty_completions=2, no_end_mark=2)
+
+
+def test_a_token_that_takes_the_blanks_behind_it_leaves_the_answer_whole():
+    tokenizer = deepcopy(byte_level(template=TEMPLATES["phi3"][0]))
+    tokenizer.add_tokens([AddedToken("<|assistant|>", special=True, rstrip=True)])
+    record = talk("Is it 4?", "It is.")
+    examples, counts = encoded([record], tokenizer)
+    assert trained_text(examples, tokenizer) == "It is.<|end|>"
+    assert ids_of(examples) == rendered_ids(record, tokenizer)
+    assert counts.merged_borders == 0
 
 
 def test_no_records_give_no_examples():

@@ -1,6 +1,7 @@
 """Chat templates: the built-in texts, files, and where the turns stand."""
 
 import re
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -197,17 +198,13 @@ def test_special_tokens_are_those_of_the_tokenizer():
 
 
 def test_the_template_of_a_tokenizer_with_several_is_its_default():
-    tokenizer = byte_level(template=CHATML, bos=False)
-    several = {"default": MARKED, "tool_use": CHATML}
-    tokenizer.chat_template = several
-    try:
-        found = choose_template(None, tokenizer, home=HOME)
-        assert found is not None
-        assert found.has_marks
-        tokenizer.chat_template = {"tool_use": CHATML}
-        assert choose_template(None, tokenizer, home=HOME) is None
-    finally:
-        tokenizer.chat_template = CHATML
+    tokenizer = deepcopy(byte_level())
+    tokenizer.chat_template = {"default": MARKED, "tool_use": CHATML}
+    found = choose_template(None, tokenizer, home=HOME)
+    assert found is not None
+    assert found.has_marks
+    tokenizer.chat_template = {"tool_use": CHATML}
+    assert choose_template(None, tokenizer, home=HOME) is None
 
 
 # Files

@@ -248,6 +248,8 @@ def _conversation(
     draft: _Draft, spans: Sequence[Span], encoding: Any, max_length: int, tally: Counter[str]
 ) -> _Encoded:
     """A conversation; the tokens that lie wholly inside one of the spans are trained."""
+    if not len(encoding):
+        return _Encoded(np.empty(0, dtype=np.int32), [], 0, 0, draft.place)
     places = encoding.token_to_chars
     tokens = range(len(encoding))
     cut = min(len(encoding), max_length)
@@ -257,8 +259,8 @@ def _conversation(
 
     def start(token: int) -> int:
         """Where a token starts; white space that its place leaves out belongs to it."""
-        own = places(token)[0]
-        return min(own, stop(token - 1)) if token else own
+        own, before = places(token)[0], stop(token - 1) if token else 0
+        return before if draft.text[before:own].isspace() else own
 
     runs: list[tuple[int, int]] = []
     num_bytes = 0

@@ -104,7 +104,8 @@ class Specials:
 
     def behind(self, text: str, place: int) -> int:
         """The length of the token that text[place:] begins with; 0 where it begins with none."""
-        return next((n for n in self.lengths if text[place : place + n] in self.tokens), 0)
+        fitting = (n for n in self.lengths if n <= len(text) - place)
+        return next((n for n in fitting if text[place : place + n] in self.tokens), 0)
 
     def spelled_in(self, text: str) -> bool:
         """Whether a text spells one of them: it will become that token."""
