@@ -95,7 +95,7 @@ class Confusion:
     @property
     def accuracy(self) -> float:
         """How often the true domain is the likeliest; a tie is shared among the tied."""
-        return self._right().mean()
+        return float(self._right().mean())
 
     @property
     def accuracy_se(self) -> float:

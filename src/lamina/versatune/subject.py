@@ -58,7 +58,10 @@ def open_subject(model: nn.Module, tokenizer: Any) -> Subject:
         )
     generation: Any = any_model.generation_config
     also = generation.eos_token_id if generation is not None else None
-    ends = {eos} | set(also if isinstance(also, list | tuple) else [also])
+    # A default of the config's class may name any token; one that ends texts is a special one.
+    special = {token for token, about in tokenizer.added_tokens_decoder.items() if about.special}
+    also = set(also if isinstance(also, list | tuple) else [also]) & special
+    ends = also | ({eos} - {None})
     known = tokenizer.get_vocab().values()
     config = any_model.config.get_text_config().to_dict()
     positions = config.get("max_position_embeddings") or config.get("n_positions")
@@ -66,13 +69,14 @@ def open_subject(model: nn.Module, tokenizer: Any) -> Subject:
         model=model,
         tokenizer=tokenizer,
         start_id=start,
-        ends=tuple(sorted(end for end in ends if end is not None)),
+        ends=tuple(sorted(ends)),
         num_ids=min(rows, max(known) + 1),
         positions=None if positions is None else int(positions),
     )
 
 
 def text_of(ids: Sequence[int], subject: Subject) -> Sampled:
+    """Sampled tokens as text, without special tokens."""
     finished = bool(ids) and ids[-1] in subject.ends
     kept = ids[:-1] if finished else ids
     text = subject.tokenizer.decode(
