@@ -1,12 +1,15 @@
 """Chat templates in the manner of well-known models, and pico tokenizers that fit them."""
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from lamina.data.encode import Counts, Examples, encode
 from lamina.data.formats import Record, Turn
+from lamina.data.templates import choose_template
 
 LINES = [
     "the cat sat on the mat",
@@ -147,3 +150,36 @@ def talk(*contents: str, place: str = "rows.jsonl:1", system: str | None = None)
 
 def text(content: str, place: str = "texts.jsonl:1") -> Record:
     return Record(None, content, place)
+
+
+def encoded(
+    records: list[Record],
+    tokenizer: Any,
+    *,
+    chosen: str | None = None,
+    max_length: int = 4096,
+    too_long: Any = "truncate",
+) -> tuple[Examples, Counts]:
+    template = choose_template(chosen, tokenizer, home=Path())
+    return encode(records, tokenizer, max_length=max_length, template=template, too_long=too_long)
+
+
+def ids_of(examples: Examples, number: int = 0) -> list[int]:
+    return examples.ids[examples.starts[number] : examples.starts[number + 1]].tolist()
+
+
+def trained_of(examples: Examples, number: int = 0) -> list[bool]:
+    return examples.trained[examples.starts[number] : examples.starts[number + 1]].tolist()
+
+
+def trained_text(examples: Examples, tokenizer: Any, number: int = 0) -> str:
+    pairs = zip(ids_of(examples, number), trained_of(examples, number), strict=True)
+    ids = [token for token, trained in pairs if trained]
+    return tokenizer.decode(ids, skip_special_tokens=False)
+
+
+def rendered_ids(record: Record, tokenizer: Any, **settings: Any) -> list[int]:
+    """The tokens of a conversation by transformers itself."""
+    assert record.turns is not None
+    messages = [{"role": turn.role, "content": turn.content} for turn in record.turns]
+    return tokenizer.apply_chat_template(messages, return_dict=False, **settings)
