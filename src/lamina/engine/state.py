@@ -92,7 +92,10 @@ def seal(folder: Path, state: MixtureState) -> None:
     files = {}
     for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != NAME):
         files[path.relative_to(folder).as_posix()] = _account(path, flush=True)
-    write_json_atomic(folder / NAME, state.model_copy(update={"files": files}).model_dump())
+    sealed = state.model_copy(update={"files": files}).model_dump()
+    write_json_atomic(
+        folder / NAME, sealed, sort_keys=False
+    )  # the order of domains means something
 
 
 def read_sealed(folder: Path) -> MixtureState:

@@ -380,5 +380,7 @@ class _Windows(TrainerCallback):
         elif parallel.any_of(self._interrupted()):
             trainer.was_interrupted = True
             control.should_save = control.should_training_stop = True
+        # What is logged is a mean since the last time: it starts anew where a run may be gone on.
+        control.should_log = control.should_log or control.should_save
         self._advance(1)
         return control

@@ -74,11 +74,16 @@ def _with_adapter(network: PreTrainedModel, train: TrainSection) -> Any:
     )
     try:
         with quiet():
-            return get_peft_model(network, config)
+            model = get_peft_model(network, config)
     except (ValueError, TypeError, RuntimeError) as error:
         raise RecipeError(
             f"an adapter on {train.targets} cannot be added: {first_line(error)}"
         ) from error
+    # PEFT keeps a set, and writes it in the order of this process's hashes.
+    added = model.peft_config["default"]
+    if isinstance(added.target_modules, set):
+        added.target_modules = sorted(added.target_modules)  # type: ignore[assignment]
+    return model
 
 
 def _linear_names(network: PreTrainedModel) -> list[str]:
