@@ -41,14 +41,18 @@ class OutputMap:
         return scaled if self.cap is None else torch.tanh(scaled / self.cap) * self.cap
 
 
+Autocast = tuple[str, torch.dtype, bool]
+"""Device type, dtype, and whether it is on."""
+
+
 @dataclass(slots=True)
 class Captured:
     """What the output embedding was given in one forward pass."""
 
     hidden: torch.Tensor | None = None
     """[B, L, H]"""
-    autocast: tuple[str, torch.dtype, bool] | None = None
-    """Device type, dtype and whether autocast was on where the model called it."""
+    autocast: Autocast | None = None
+    """As it was where the model called it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +81,26 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 def is_peft(model: nn.Module) -> bool:
-    """Whether this is a PEFT model (peft is not imported for a model that is not)."""
+    """Whether PEFT made this model or module (peft is not imported for one that it did not)."""
     return any(kind.__module__.startswith("peft.") for kind in type(model).__mro__)
+
+
+def output_module(model: nn.Module) -> Any:
+    """The output embedding as the model calls it: with its adapter, if it has one."""
+    return core_model(model).get_output_embeddings()
+
+
+def without_adapter(module: nn.Module) -> nn.Module:
+    """The module as it was before PEFT wrapped it; itself where it did not."""
+    if not is_peft(module):
+        return module
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    if isinstance(module, BaseTunerLayer):
+        return module.get_base_layer()
+    assert isinstance(module, AuxiliaryTrainingWrapper), f"{type(module)} is no wrapper we know"
+    return module.original_module
 
 
 def takes_positions(model: nn.Module) -> bool:
@@ -134,7 +156,7 @@ def find_head(model: nn.Module) -> tuple[OutputHead | None, str]:
     drawing a random number.
     """
     core = core_model(model)
-    module = core.get_output_embeddings()
+    module = output_module(model)
     if module is None:
         return None, "it names no output embedding"
     with evaluating(model), torch.no_grad():

@@ -11,7 +11,8 @@ Letters: B rows, L positions, H hidden size, N targets, E examples, V vocabulary
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,19 +21,23 @@ from torch import nn
 from torch.nn import functional as F
 
 from lamina.core.errors import DataError
+from lamina.engine.distil import Teacher, rows_of
 from lamina.engine.heads import (
-    Captured,
+    Autocast,
     OutputHead,
     capture,
     core_model,
     find_head,
     nothing,
+    output_module,
     takes_positions,
+    without_adapter,
 )
 
-# Logits (float32) held at once: 8 MB stays in a CPU's cache; an accelerator wants larger matmuls.
+# Logits (float32) held at once. A CPU's matmuls gain nothing above this, and lose below 128 rows.
 _CHUNK_CPU = 2**21
 _CHUNK_ACCELERATOR = 2**27
+_CHUNK_ROWS = 128
 
 Batch = Mapping[str, torch.Tensor]
 
@@ -56,6 +61,10 @@ class LossHead:
 
     Where the output embedding cannot be used apart from the model (`fallback` then says why), the
     model's own logits at the predictors are used: as exact, with all [B, L, V] logits in memory.
+
+    Args:
+        chunk_tokens: positions whose logits are held at once; by default about 8 MB of them on a
+            CPU and 512 MB on an accelerator.
     """
 
     def __init__(self, model: nn.Module, *, chunk_tokens: int | None = None) -> None:
@@ -64,8 +73,20 @@ class LossHead:
         self._with_positions = takes_positions(model)
         self.num_embeddings = int(core_model(model).get_input_embeddings().weight.shape[0])
 
-    def __call__(self, model: nn.Module, batch: Batch) -> LossSums:
+    def __call__(
+        self,
+        model: nn.Module,
+        batch: Batch,
+        *,
+        teacher: Teacher | None = None,
+        chosen: torch.Tensor | None = None,
+    ) -> LossSums:
         """The losses of one batch of `collate`.
+
+        Args:
+            model: the model this was made for, now perhaps inside DistributedDataParallel.
+            teacher: the starting model, to measure how far chosen examples have moved from it.
+            chosen: bool [E], the examples whose KL is wanted; all where None.
 
         Raises:
             DataError: the batch has no target.
@@ -76,33 +97,57 @@ class LossHead:
                 "A batch has no token to learn from, and a loss of 0 would hide it. "
                 "Each example needs a completion of one token or more."
             )
-        states = self.states(model, batch)
+        states = self._states(model, batch, batch["predictors"], self._head)
         loss, per_token_N = states.cross_entropy(targets_N)
-        tokens_E = batch["tokens"]
-        sums_E = torch.segment_reduce(per_token_N.double(), "sum", lengths=tokens_E)
-        return LossSums(loss, sums_E, tokens_E, kl=torch.zeros_like(loss))
+        sums_E = torch.segment_reduce(per_token_N.double(), "sum", lengths=batch["tokens"])
+        kl = torch.zeros_like(loss)
+        if teacher is not None:
+            kl = self._divergence(states, teacher, batch, chosen)
+        return LossSums(loss, sums_E, batch["tokens"], kl)
 
-    def states(self, model: nn.Module, batch: Batch) -> States:
-        """What the model makes of the batch at its predictors, before logits are computed."""
-        inputs: dict[str, Any] = {"input_ids": batch["input_ids"], "use_cache": False}
+    def _states(
+        self, model: nn.Module, inputs: Batch, places_N: torch.Tensor, head: OutputHead | None
+    ) -> States:
+        """What the model makes of the inputs at some places, before logits are computed."""
+        given: dict[str, Any] = {"input_ids": inputs["input_ids"], "use_cache": False}
         if self._with_positions:
-            inputs["position_ids"] = batch["position_ids"]
-        places_N = batch["predictors"]
-        if self._head is None:
-            logits_BLV = model(**inputs).logits
-            own_NV = logits_BLV.flatten(0, 1).index_select(0, places_N)
-            return States(own_NV, None, None, len(places_N))
-        with capture(self._head.module, keep=nothing) as seen:
-            model(**inputs)
+            given["position_ids"] = inputs["position_ids"]
+        if head is None:
+            own_NV = model(**given).logits.flatten(0, 1).index_select(0, places_N)
+            return States(own_NV, None, None, self._chunk(own_NV))
+        with capture(head.module, keep=nothing) as seen:
+            model(**given)
         assert seen.hidden is not None, "the output embedding was not called"
         hidden_NH = seen.hidden.flatten(0, 1).index_select(0, places_N)
-        return States(hidden_NH, self._head, seen, self._chunk(hidden_NH))
+        return States(hidden_NH, head, seen.autocast, self._chunk(hidden_NH))
+
+    def _divergence(
+        self, states: States, teacher: Teacher, batch: Batch, chosen: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Sum of KL(teacher || model) over the targets of chosen examples, in nats."""
+        places_N = batch["predictors"]
+        if chosen is None:
+            chosen = torch.ones_like(batch["tokens"], dtype=torch.bool)
+        picked_n = chosen[batch["owners"]].nonzero()[:, 0]
+        if not len(picked_n):
+            return torch.zeros((), dtype=torch.float32, device=places_N.device)
+        inputs, places_n = rows_of(batch, places_N[picked_n])
+        head = None
+        if self._head is not None:
+            head = OutputHead(output_module(teacher.model), self._head.after)
+        with states.autocast(cache=False), teacher.running() as model:
+            old = self._states(model, inputs, places_n, head)
+        if old.head is not None:
+            plain = OutputHead(without_adapter(old.head.module), old.head.after)
+            old = dataclasses.replace(old, head=plain)
+        new = dataclasses.replace(states, hidden=states.hidden.index_select(0, picked_n))
+        return new.divergence_from(old)
 
     def _chunk(self, hidden_NH: torch.Tensor) -> int:
         if self._chunk_tokens is not None:
             return self._chunk_tokens
-        on_cpu = hidden_NH.device.type == "cpu"
-        return max(16, (_CHUNK_CPU if on_cpu else _CHUNK_ACCELERATOR) // self.num_embeddings)
+        held = _CHUNK_CPU if hidden_NH.device.type == "cpu" else _CHUNK_ACCELERATOR
+        return max(_CHUNK_ROWS, held // self.num_embeddings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +157,8 @@ class States:
     hidden: torch.Tensor
     """[N, H]; the logits themselves, [N, V], where there is no head."""
     head: OutputHead | None
-    captured: Captured | None
+    cast: Autocast | None
+    """Autocast as it was where the model called its output embedding."""
     chunk: int
     """Positions whose logits are held at once."""
 
@@ -130,10 +176,21 @@ class States:
 
         return self.walk(cost)
 
+    def divergence_from(self, old: States) -> torch.Tensor:
+        """The differentiable sum of KL(old || these) over all positions."""
+
+        def cost(logits: torch.Tensor, chosen: slice) -> torch.Tensor:
+            with torch.no_grad():
+                old_nV = F.log_softmax(old.logits(old.hidden[chosen]), -1)
+            new_nV = F.log_softmax(logits, -1)
+            return F.kl_div(new_nV, old_nV, reduction="none", log_target=True).sum(-1)
+
+        return self.walk(cost)[0]
+
     def walk(self, cost: Cost) -> tuple[torch.Tensor, torch.Tensor]:
         """Sum of `cost` over all positions, differentiable, and each position's [N] without."""
         trained = self._trained()
-        with self._autocast():
+        with self.autocast():
             if torch.is_grad_enabled() and (trained or self.hidden.requires_grad):
                 return _Walk.apply(self, cost, self.hidden, *trained)
             with torch.no_grad():
@@ -149,15 +206,12 @@ class States:
             return []
         return [p for p in self.head.module.parameters() if p.requires_grad]
 
-    @contextlib.contextmanager
-    def _autocast(self) -> Iterator[None]:
-        """Autocast as it was where the model called its output embedding."""
-        if self.captured is None or self.captured.autocast is None:
-            yield
-            return
-        device, dtype, enabled = self.captured.autocast
-        with torch.autocast(device, dtype=dtype, enabled=enabled):
-            yield
+    def autocast(self, *, cache: bool = True) -> contextlib.AbstractContextManager[Any]:
+        """Autocast as the model had it. A cast cached without a gradient must not be met later."""
+        if self.cast is None:
+            return contextlib.nullcontext()
+        device, dtype, enabled = self.cast
+        return torch.autocast(device, dtype=dtype, enabled=enabled, cache_enabled=cache)
 
 
 Cost = Callable[[torch.Tensor, slice], torch.Tensor]
@@ -192,7 +246,8 @@ class _Walk(torch.autograd.Function):
         return _total(costs_N), costs_N
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor, _: torch.Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, *grad_outputs: Any) -> tuple[Any, ...]:
+        grad = grad_outputs[0]
         grads, ctx.grads = ctx.grads, None
         return None, None, *(g if g is None else g.mul_(grad.to(g.dtype)) for g in grads)
 
