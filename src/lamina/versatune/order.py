@@ -129,7 +129,9 @@ def order(
     Raises:
         RecipeError: fewer than two domains, an unknown target, or fewer than two repeats.
     """
-    _check(domains, target, repeats)
+    problems = check(domains, target, repeats)
+    if problems:
+        raise RecipeError("; ".join(problems) + ".")
     counted = domains if target is None else [target]
     values: dict[tuple[str, str], list[float]] = {pair: [] for pair in combinations(domains, 2)}
     error = 0.0
@@ -244,7 +246,8 @@ def _relative(a: torch.Tensor, b: torch.Tensor) -> float:
     return math.sqrt(dot(gap, gap)) / size if size else 0.0
 
 
-def _check(domains: Sequence[str], target: str | None, repeats: int) -> None:
+def check(domains: Sequence[str], target: str | None, repeats: int) -> list[str]:
+    """What is wrong with a question, in words."""
     problems = []
     if len(domains) < 2:
         problems.append(f"an order needs two domains or more, this has {len(domains)}")
@@ -252,8 +255,7 @@ def _check(domains: Sequence[str], target: str | None, repeats: int) -> None:
         problems.append(f"target `{target}` is not a domain; {did_you_mean(target, domains)}")
     if repeats < 2:
         problems.append(f"{repeats} repeats have no spread; give 2 or more, 8 is a good start")
-    if problems:
-        raise RecipeError("; ".join(problems) + ".")
+    return problems
 
 
 # ---- a model's parameters as one vector ----------------------------------------------------------
