@@ -3,57 +3,20 @@
 import itertools
 import json
 import re
-from html.parser import HTMLParser
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
 from lamina.core.errors import DataError, OutputError
 from lamina.report.page import write_demo_page, write_report
 
-VOID = {"meta", "br", "link", "img", "rect", "line", "circle", "polyline"}
 HOSTILE = "<script>alert('x')</script>\"'&{{ 7 * 7 }}\x1b[31m\u202e"
 
 
-class Outline(HTMLParser):
-    """Tags, headings and the text of a page; an end without its start is an error."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.ids: list[str] = []
-        self.words: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        self.ids += [value or "" for key, value in attrs if key == "id"]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in VOID:
-            assert self.open, tag
-            assert self.open.pop() == tag
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data: str) -> None:
-        self.words.append(data)
-
-
-def outline(path: Path) -> Outline:
-    page = Outline()
-    page.feed(path.read_text("utf-8"))
-    page.close()
-    assert page.open == []
-    assert len(page.ids) == len(set(page.ids))
-    return page
-
-
-def headings(page: Outline) -> list[int]:
+def headings(page: Any) -> list[int]:
     return [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
 
 
@@ -62,7 +25,7 @@ def headings(page: Outline) -> list[int]:
     ["math-code-lata", "eight-blocks", "forty-two-blocks", "by-module", "forgotten", "plain"],
 )
 def test_a_page_is_well_formed_and_asks_nothing_of_the_network(
-    runs: dict[str, Path], name: str
+    runs: dict[str, Path], name: str, outline: Callable[[Path], Any]
 ) -> None:
     path = write_report(runs[name])
     assert path == runs[name] / "report.html"
@@ -100,7 +63,7 @@ def test_the_page_says_what_was_measured(runs: dict[str, Path]) -> None:
 
 
 def test_a_page_without_metrics_controls_and_plan_is_still_a_page(
-    make: ModuleType, tmp_path: Path
+    make: ModuleType, tmp_path: Path, outline: Callable[[Path], Any]
 ) -> None:
     folder = make.make_lata(tmp_path / "run", measured=False)
     for name in ("plan.json", "recipe.yaml"):
@@ -138,7 +101,9 @@ def _spoil(value: object) -> object:
     return value
 
 
-def test_what_stands_in_the_files_comes_out_as_text(make: ModuleType, tmp_path: Path) -> None:
+def test_what_stands_in_the_files_comes_out_as_text(
+    make: ModuleType, tmp_path: Path, outline: Callable[[Path], Any]
+) -> None:
     names = ("ma" + HOSTILE, "</title></style>")
     folder = make.make_lata(tmp_path / "run", names=names)
     for name in ("manifest.json", "scores.json", "plan.json", "metrics.json"):
@@ -178,7 +143,7 @@ def test_a_page_that_cannot_be_written_leaves_nothing_behind(
 
 
 def test_a_demo_page_compares_on_top_and_has_a_section_for_each_merge(
-    runs: dict[str, Path],
+    runs: dict[str, Path], outline: Callable[[Path], Any]
 ) -> None:
     sections = {"LATA": "lata", "Task arithmetic": "task_arithmetic", "Forgetting": "forget"}
     path = write_demo_page(runs["demo"], sections)

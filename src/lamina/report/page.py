@@ -130,9 +130,7 @@ def write_demo_page(folder: Path, sections: Mapping[str, str | Path] | None = No
     losses = _losses(metrics, merges) if metrics else {}
     runs = [(section.title, section.run) for section in merged]
     told = [words.overview(runs)] if runs else []
-    if tuned:
-        each = [f"{one.title} ({tune_words.title_of(one.tuned)})" for one in tuned]
-        told.append(verdicts.Part("What the model knew and learnt", f"{formats.listing(each)}."))
+    told += tune_words.in_short([(one.title, one.tuned) for one in tuned])
     losses["parts"] = [*told, *(verdicts.measured_reading(metrics, merges) if metrics else [])]
     losses["warnings"] = [*(words.warnings_of(runs) if runs else []), *warnings]
     html = _render(

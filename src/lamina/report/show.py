@@ -16,7 +16,8 @@ from lamina.report import facts, formats, grid, tables, verdicts, words
 from lamina.report.nouns import Expert, Metrics
 from lamina.report.read import read_metrics, read_run, runs_below
 from lamina.report.terminal import Bar, Line, draw_table, fact_table, new_table, reading
-from lamina.report.tune.read import kind_of
+from lamina.report.tune import words as tune_words
+from lamina.report.tune.read import kind_of, read_tuned
 
 
 def render_show(path: Path) -> RenderableType:
@@ -81,6 +82,10 @@ def _told(folder: Path, metrics: Metrics) -> tuple[list[verdicts.Part], list[str
     runs = [(path.name.replace("_", " "), read_run(path)) for path in merged]
     merges = verdicts.merges_of(metrics, {name for _, run in runs for name in run.inputs})
     told = [words.overview(runs)] if runs else []
+    others = [path for path in runs_below(folder) if path not in merged]
+    told += tune_words.in_short(
+        [(path.name.replace("_", " "), read_tuned(path)) for path in others]
+    )
     return [*told, *verdicts.measured_reading(metrics, merges)], merges
 
 

@@ -12,6 +12,8 @@ from lamina.report.place import clean
 
 MOST_LINES = 100_000
 _LONGEST = 60
+_LARGEST = 1e100
+"""No loss, count or size comes near; sums and pictures of larger ones overflow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ class Soft:
         if isinstance(self.value, bool) or not isinstance(self.value, int | float):
             self.wrong("a number")
             return None
-        if isinstance(self.value, int) and abs(self.value) > 10**300:
+        if _LARGEST < abs(self.value) < math.inf:
             self.wrong("a number of a likely size")
             return None
         return float(self.value) if math.isfinite(self.value) else None

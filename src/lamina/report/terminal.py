@@ -56,7 +56,7 @@ class Line:
             value = self.values[place * len(self.values) // width]
             span = self.high - self.low
             share = 0.5 if value is None or not span else (value - self.low) / span
-            text += " " if value is None else marks[min(7, int(share * 8))]
+            text += " " if value is None else marks[max(0, min(7, int(share * 8)))]
         yield Segment(text, Style(color="cyan"))
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:

@@ -161,8 +161,9 @@ def _moves(tuned: Tuned) -> list[Figure]:
         ("potential", "Potential", "how far the loss is above its reference, as a share of it"),
         ("forgetting", "Forgetting", "how much the loss rose in the window, as a share of it"),
     ):
-        values = [window.potential if key == "potential" else window.forgetting
-                  for window in tuned.windows]  # fmt: skip
+        by_window = [window.potential if key == "potential" else window.forgetting
+                     for window in tuned.windows]  # fmt: skip
+        values = [{d: one[d] for d in tuned.domains if d in one} for one in by_window]
         if not any(values):
             continue
         if not any(value > 0 for one in values for value in one.values()):
@@ -206,7 +207,9 @@ def _repeats(tuned: Tuned) -> Figure | None:
     if not rows:
         return None
     caps = [one.get("max_repeats") for one in words.stages_of(tuned)]
-    cap = next((one for one in reversed(caps) if isinstance(one, int | float) and one), None)
+    cap = next(
+        (one for one in reversed(caps) if isinstance(one, int | float) and 0 < one < 1e9), None
+    )
     axis = dots.Axis("How often the rows of each domain were read", "times its rows were read",
                      number, line=cap, line_words="the cap" if cap is not None else "",
                      at_least=1.0)  # fmt: skip

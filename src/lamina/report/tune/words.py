@@ -5,7 +5,7 @@ A change is called one only where its 95 % interval leaves zero out; else no dif
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 
 from lamina.report.formats import count, listing, number, percent, short, signed
@@ -109,6 +109,21 @@ def reading(tuned: Tuned) -> list[Part]:
     if ledger.gate is not None:
         parts.append(Part("The gate", gate_words(ledger)))
     return [*parts, Part("How sure that is", sure_words(ledger))]
+
+
+def in_short(runs: Sequence[tuple[str, Tuned]]) -> list[Part]:
+    """What several runs found, a part for each, for the top of a page of many."""
+    parts: list[Part] = []
+    for title, tuned in runs:
+        if tuned.run.kind == "detect":
+            found = tuned.detection
+            text = shares_words(found) if found and found.shares else "It did not come to its end."
+        elif tuned.ledger is not None and tuned.ledger.total:
+            text = f"{learnt_words(tuned.ledger)} {forgotten_words(tuned, tuned.ledger)}"
+        else:
+            text = "There is no ledger yet: nothing says what the run did to the losses."
+        parts.append(Part(title, text))
+    return parts
 
 
 def _done(tuned: Tuned) -> str:
