@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lamina.core.errors import RecipeError
-from lamina.data.mixture import advance, window_counts, window_rows
+from lamina.data.mixture import advance, still_owed, window_counts, window_rows
 
 NAMES = ("law", "medicine", "finance", "code")
 domains = st.dictionaries(
@@ -204,3 +204,39 @@ def test_a_domain_of_weight_zero_needs_no_rows_and_no_tokens():
 def test_weights_that_are_all_zero_are_refused():
     with pytest.raises(RecipeError, match="all of them are 0"):
         window_counts({"law": 0.0}, 7, tokens_per_row=None)
+
+
+@given(
+    st.dictionaries(st.sampled_from("abcdef"), st.floats(0.001, 1), min_size=1),
+    st.integers(1, 40),
+    st.integers(1, 30),
+)
+def test_what_rounding_keeps_back_is_made_up_for(
+    scores: dict[str, float], num_rows: int, windows: int
+) -> None:
+    total = sum(scores.values())
+    weights = {name: score / total for name, score in scores.items()}
+    owed = dict.fromkeys(weights, 0.0)
+    read = dict.fromkeys(weights, 0)
+    for _ in range(windows):
+        counts = window_counts(weights, num_rows, tokens_per_row=None, owed=owed)
+        assert sum(counts.values()) == num_rows
+        owed = still_owed(weights, num_rows, tokens_per_row=None, owed=owed)
+        read = advance(read, counts)
+    for name, weight in weights.items():
+        assert abs(read[name] - weight * num_rows * windows) < 2
+
+
+def test_a_small_domain_gets_its_row_in_every_third_window() -> None:
+    weights, owed, got = {"law": 1 / 12, "code": 11 / 12}, {"law": 0.0, "code": 0.0}, []
+    for _ in range(6):
+        got.append(window_counts(weights, 4, tokens_per_row=None, owed=owed)["law"])
+        owed = still_owed(weights, 4, tokens_per_row=None, owed=owed)
+    assert got == [0, 1, 0, 0, 1, 0]
+
+
+def test_a_domain_that_is_not_wanted_any_more_is_owed_nothing() -> None:
+    weights = {"law": 0.0, "code": 1.0}
+    owed = {"law": 0.4, "code": -0.4}
+    assert window_counts(weights, 4, tokens_per_row=None, owed=owed) == {"law": 0, "code": 4}
+    assert still_owed(weights, 4, tokens_per_row=None, owed=owed)["law"] == 0.0

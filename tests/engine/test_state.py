@@ -26,6 +26,7 @@ def state(step: int = 10, **changes: object) -> MixtureState:
         "seed": 0,
         "weights": {"law": 0.25, "code": 0.75},
         "cursors": {"law": 3, "code": 9},
+        "owed": {"law": 0.1, "code": -0.1},
         "sizes": {"law": 7, "code": 20},
         "world": 1,
         "window_steps": 5,

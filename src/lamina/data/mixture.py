@@ -24,22 +24,59 @@ def window_counts(
     num_rows: int,
     *,
     tokens_per_row: Mapping[str, float] | None,
+    owed: Mapping[str, float] | None = None,
 ) -> dict[str, int]:
     """Rows of each domain in a window of `num_rows`, so that the shares follow the weights.
 
     With `tokens_per_row` (mean trained tokens of a domain's rows) they are shares of the trained
     tokens: rows_j ~ w_j / tokens_j. Without, they are shares of the rows. Largest remainder: each
-    count is within one row of what was asked, and a domain of weight 0 gets no row.
+    count is within one row of what was asked, and a domain of weight 0 gets no row. With `owed`,
+    what rounding kept from a domain in earlier windows is made up for: a domain that is due a third
+    of a row in each window gets one in every third.
 
     Raises:
         RecipeError: weights that are negative or not finite, or all of them zero.
     """
+    quotas = _quotas(weights, tokens_per_row)
+    if owed is None:
+        return apportion(quotas, num_rows)
+    due = _due(quotas, num_rows, owed)
+    return apportion({name: max(rows, 0.0) for name, rows in due.items()}, num_rows)
+
+
+def still_owed(
+    weights: Mapping[str, float],
+    num_rows: int,
+    *,
+    tokens_per_row: Mapping[str, float] | None,
+    owed: Mapping[str, float],
+) -> dict[str, float]:
+    """Rows that a domain was due, in this window and before, and has not had; less than 0: has too
+    many. 0 for a domain of weight 0: what is not wanted any more is forgotten.
+    """
+    due = _due(_quotas(weights, tokens_per_row), num_rows, owed)
+    counts = window_counts(weights, num_rows, tokens_per_row=tokens_per_row, owed=owed)
+    return {name: due[name] - counts[name] if weights[name] else 0.0 for name in weights}
+
+
+def _due(quotas: Mapping[str, float], num_rows: int, owed: Mapping[str, float]) -> dict[str, float]:
+    """Rows of this window, not rounded, with what is owed from before."""
+    total = math.fsum(quotas.values())
+    return {
+        name: num_rows * quota / total + owed.get(name, 0.0) if quota else 0.0
+        for name, quota in quotas.items()
+    }
+
+
+def _quotas(
+    weights: Mapping[str, float], tokens_per_row: Mapping[str, float] | None
+) -> dict[str, float]:
+    """What the rows of each domain are in proportion to."""
     if tokens_per_row is None:
-        return apportion(weights, num_rows)
+        return dict(weights)
     asked = {name: tokens_per_row[name] for name, weight in weights.items() if weight}
     assert all(0 < tokens < math.inf for tokens in asked.values()), f"tokens a row: {asked}"
-    quotas = {name: weight / asked[name] if weight else 0.0 for name, weight in weights.items()}
-    return apportion(quotas, num_rows)
+    return {name: weight / asked[name] if weight else 0.0 for name, weight in weights.items()}
 
 
 def window_rows(

@@ -267,6 +267,7 @@ def _describe(trainer: MixtureTrainer, *, identity: Identity, train: TrainSectio
         seed=sampler.seed,
         weights=sampler.weights,
         cursors=sampler.cursors,
+        owed=sampler.owed,
         sizes=sampler.sizes,
         world=parallel.world(),
         window_steps=train.window_steps,
@@ -286,6 +287,7 @@ def _restore(trainer: MixtureTrainer, state: MixtureState) -> None:
     sampler = trainer.sampler
     sampler.seed, sampler.window = state.seed, state.window
     sampler.weights, sampler.unit = dict(state.weights), state.unit
+    sampler.owed = {name: state.owed.get(name, 0.0) for name in sampler.names}
     sampler.cursors = {name: state.cursors.get(name, 0) for name in sampler.names}
     device = trainer.args.device
     tally = Tally.empty(len(sampler.names), device)

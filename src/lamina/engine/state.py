@@ -43,6 +43,8 @@ class MixtureState(BaseModel):
     """In force in this window."""
     cursors: dict[str, int]
     """Rows of each domain read before this window."""
+    owed: dict[str, float]
+    """Rows that rounding kept from each domain so far."""
     sizes: dict[str, int]
     """Packed rows of each domain."""
     world: int

@@ -22,7 +22,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from lamina.core.domains import DomainLosses
 from lamina.core.errors import DataError
 from lamina.data.load import DomainData
-from lamina.data.mixture import advance, window_counts, window_rows
+from lamina.data.mixture import advance, still_owed, window_counts, window_rows
 from lamina.engine import parallel
 from lamina.engine.collate import PackedRow, packed_row
 from lamina.engine.distil import starting_model
@@ -102,6 +102,7 @@ class MixtureSampler(Sampler):
         self.seed, self.num_rows = seed, num_rows
         self.window = 0
         self.cursors = dict.fromkeys(self.names, 0)
+        self.owed = dict.fromkeys(self.names, 0.0)
         self.weights, self.unit = dict(weights.weights), weights.unit
 
     def __len__(self) -> int:
@@ -119,8 +120,12 @@ class MixtureSampler(Sampler):
 
     def counts(self) -> dict[str, int]:
         """Rows of each domain in this window."""
-        per_row = self.tokens_per_row if self.unit == "tokens" else None
-        return window_counts(self.weights, self.num_rows, tokens_per_row=per_row)
+        return window_counts(
+            self.weights, self.num_rows, tokens_per_row=self._per_row(), owed=self.owed
+        )
+
+    def _per_row(self) -> dict[str, float] | None:
+        return self.tokens_per_row if self.unit == "tokens" else None
 
     def rows_read(self) -> dict[str, int]:
         """Rows of each domain that have been read by the end of this window."""
@@ -134,6 +139,9 @@ class MixtureSampler(Sampler):
     def close(self, following: NextWindow) -> None:
         """Goes on to the next window."""
         self.cursors = advance(self.cursors, self.counts())
+        self.owed = still_owed(
+            self.weights, self.num_rows, tokens_per_row=self._per_row(), owed=self.owed
+        )
         self.window += 1
         self.weights, self.unit = dict(following.weights), following.unit
 
