@@ -146,13 +146,13 @@ def main() -> None:
     recipe = work / "recipe.json.yaml"
     write_recipe(recipe, asked.model or small_model(work / "model"))
     print("undisturbed ...", flush=True)
-    finish(recipe, work / "whole")
-    whole = contents(work / "whole")
+    finish(recipe, work / "whole" / "run")
+    whole = contents(work / "whole" / "run")
     draws = random.Random(asked.seed)
     hit: collections.Counter[str] = collections.Counter()
     different = 0
     while sum(hit.values()) < asked.kills:
-        out = work / "killed"
+        out = work / "killed" / "run"
         shutil.rmtree(out, ignore_errors=True)
         for _ in range(draws.choice([1, 1, 2])):
             how = draws.choice(["any", "any", "save"])

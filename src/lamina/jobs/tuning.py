@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lamina.core.errors import OutputError
-from lamina.core.manifest import Manifest
+from lamina.core.manifest import Manifest, read_json
 from lamina.data.load import DomainData, load_domains
+from lamina.data.templates import choose_template
 from lamina.engine import parallel
 from lamina.engine.attention import check_no_leak
 from lamina.engine.load import Source, find_model, load_tokenizer, quiet
@@ -388,6 +389,8 @@ def _write_model(run: Run, model: Any, card: str) -> None:
         for file in carried_files(home) if (home / "config.json").is_file() else []:
             (part / file).parent.mkdir(exist_ok=True)
             shutil.copyfile(home / file, part / file)
+        if run.recipe.data.chat_template is not None:
+            _write_template(run, part)
         (part / "README.md").write_text(card, encoding="utf-8")
     except OSError as error:
         raise OutputError(
@@ -396,6 +399,18 @@ def _write_model(run: Run, model: Any, card: str) -> None:
         ) from error
     shutil.rmtree(final, ignore_errors=True)
     part.rename(final)
+
+
+def _write_template(run: Run, folder: Path) -> None:
+    """The template that was trained with, in place of the tokenizer's: answers need the same."""
+    template = choose_template(run.recipe.data.chat_template, run.tokenizer, home=run.place.home)
+    assert template is not None
+    (folder / "chat_template.jinja").write_text(template.text, encoding="utf-8")
+    file = folder / "tokenizer_config.json"
+    if file.is_file():
+        config = read_json(file)
+        if config.pop("chat_template", None) is not None:
+            write_json(file, config)
 
 
 class _Log:
