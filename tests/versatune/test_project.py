@@ -80,6 +80,11 @@ def test_domains_within_their_bounds_keep_their_proportions(case):
     assert ratios == pytest.approx(ratios[:1] * len(ratios), rel=1e-6)
 
 
+def test_a_share_too_small_to_be_one_counts_as_none():
+    domains, _ = project({"a": 1.0, "b": 5e-324}, smoothing=0, floor=0.1)
+    assert domains.weights == {"a": 0.9, "b": 0.1}
+
+
 def test_smoothing_by_hand():
     domains, told = project({"a": 3, "b": 1}, smoothing=0.2)
     assert domains.weights == pytest.approx({"a": 0.7, "b": 0.3})  # .8 * .75 + .1
@@ -210,6 +215,40 @@ def test_a_domain_alone_is_read_on():
         {"a": 1.0, "b": 0.0}, smoothing=0, repeats=repeats(read={"a": 200, "b": 0})
     )
     assert domains.weights == {"a": 1.0, "b": 0.0}
+
+
+def test_a_domain_without_weight_takes_the_floor_and_no_more_whatever_it_has_left():
+    domains, told = project_within(
+        {"a": 1.0, "b": 0.0},
+        smoothing=0,
+        floor=0.01,
+        repeats=repeats(read={"a": 190, "b": 0}),
+    )
+    assert domains.weights == pytest.approx({"a": 0.99, "b": 0.01})
+    assert any("too few rows" in line for line in told)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_state_of_a_run_leaves_it_without_weights(seed):
+    draw = random.Random(seed)
+    for _ in range(50):
+        names = [f"d{n}" for n in range(draw.randint(1, 6))]
+        weights = {name: draw.choice([0.0, draw.random() ** 4]) for name in names}
+        weights["d0"] = 0.5
+        state = Repeats(
+            draw.choice([1.0, 2.5, 4.0]),
+            {name: draw.randint(1, 1000) for name in names},
+            {name: draw.randint(0, 4000) for name in names},
+            draw.randint(1, 2000),
+            draw.choice([None, {name: draw.uniform(1, 500) for name in names}]),
+        )
+        domains, _ = project_within(
+            weights,
+            repeats=state,
+            smoothing=draw.choice([0, 1e-4]),
+            floor=draw.choice([0, 0.01, 1 / len(names)]),
+        )
+        assert math.fsum(domains.weights.values()) == pytest.approx(1, abs=1e-9)
 
 
 def test_without_repeats_nothing_is_capped():

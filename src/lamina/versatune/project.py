@@ -7,7 +7,7 @@ rounded, so the order of the names does not matter, to the bit.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from lamina.core.domains import Domains, in_proportion
@@ -16,6 +16,8 @@ from lamina.core.errors import RecipeError, did_you_mean
 SMOOTHING = 1e-4
 """c of DoReMi's code and of the notes."""
 _SLACK = 1e-12
+_NOTHING = 1e-200
+"""A share below this is none: exponentials of losses get there, and quotients would overflow."""
 
 
 def project(
@@ -36,7 +38,7 @@ def project(
     count = len(weights)
     caps = {name: min((caps or {}).get(name, 1.0), 1.0) for name in weights}
     asked = {
-        name: (1 - smoothing) * share + smoothing / count
+        name: (1 - smoothing) * (share if share > _NOTHING else 0.0) + smoothing / count
         for name, share in in_proportion(weights).items()
     }
     _check_bounds(asked, smoothing=smoothing, floor=floor, caps=caps)
@@ -129,14 +131,19 @@ class Repeats:
 
 
 def caps_from_repeats(
-    repeats: Repeats, weights: Mapping[str, float], *, floor: float = 0.0
+    repeats: Repeats,
+    weights: Mapping[str, float],
+    *,
+    floor: float = 0.0,
+    unread: Collection[str] = (),
 ) -> tuple[dict[str, float], tuple[str, ...]]:
     """The largest share of the next window for each domain, and what had to give way.
 
     A domain of n rows, r of them read, may give max_repeats n - r rows more. As a share of tokens
     that depends on the mean row of the window, which is taken at `weights`. A cap is never below
     the floor; where all the domains that are read have too few rows left for the window, the caps
-    are raised in proportion to what is left: both are told.
+    are raised in proportion to what is left: both are told. `unread` domains have no weight of
+    their own, at most the floor.
     """
     row = dict.fromkeys(weights, 1.0) if repeats.tokens_per_row is None else repeats.tokens_per_row
     shares = in_proportion(weights)
@@ -153,7 +160,7 @@ def caps_from_repeats(
         told.append(
             f"{', '.join(spent)} read more than {repeats.max_repeats:g} times: the floor holds"
         )
-    used = [name for name, share in shares.items() if share > 0]
+    used = [name for name, share in shares.items() if share > 0 and name not in unread]
     room = math.fsum(caps[name] if name in used else floor for name in weights)
     if room < 1:
         told.append(
@@ -180,8 +187,10 @@ def project_within(
     domains, told = project(weights, smoothing=smoothing, floor=floor)
     if repeats is None:
         return domains, told
+    asked = in_proportion(weights)
+    unread = [name for name, share in asked.items() if not smoothing and share <= _NOTHING]
     for _ in range(100):
-        caps, gave_way = caps_from_repeats(repeats, domains.weights, floor=floor)
+        caps, gave_way = caps_from_repeats(repeats, domains.weights, floor=floor, unread=unread)
         last = domains
         domains, told = project(weights, smoothing=smoothing, floor=floor, caps=caps)
         told = (*told, *gave_way)
