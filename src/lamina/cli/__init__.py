@@ -259,6 +259,121 @@ def tune(
 
 
 @app.command
+def detect(
+    model: str,
+    /,
+    *,
+    domains: Path,
+    out: Path,
+    judge: str | None = None,
+    texts: int | None = None,
+    repeats: int | None = None,
+    seed: int | None = None,
+    base: str | None = None,
+    dtype: str = "float32",
+    overwrite: bool = False,
+    set_: Overrides = (),
+) -> None:
+    """What a model knows: sample texts from it and judge which of your domains each belongs to.
+
+    Parameters
+    ----------
+    model
+        A folder of a model or adapter, or a hub name.
+    domains
+        A YAML file with `domains:` (a recipe of tune will do), and `detect:` if you like.
+    out
+        The folder for shares.json, the texts with their judgement, and report.html.
+    judge
+        classifier (trained on your rows), model, endpoint, or losses.
+    texts
+        Texts of each repeat; default 2,000.
+    repeats
+        How often; fewer where the error is small enough. Default 5.
+    seed
+        Another seed gives other texts.
+    base
+        The model that an adapter belongs to; default: the one it names.
+    dtype
+        float32, bfloat16, float16 or auto.
+    overwrite
+        Delete the earlier detection in OUT first.
+    """
+    from lamina.cli.output import print_detected
+    from lamina.cli.progress import progress_watcher
+    from lamina.jobs.detect import run_detect
+
+    flags = {"judge": judge, "texts": texts, "repeats": repeats, "seed": seed}
+    with progress_watcher() as watch:
+        told = run_detect(
+            model,
+            domains,
+            out,
+            overrides=set_,
+            flags=flags,
+            base=base,
+            dtype=dtype,
+            overwrite=overwrite,
+            watch=watch,
+        )
+    print_detected(out, told)
+
+
+@app.command
+def order(
+    recipe: str,
+    /,
+    *,
+    out: Path,
+    domains: Path | None = None,
+    target: str | None = None,
+    repeats: int = 8,
+    rows: int = 8,
+    seed: int = 0,
+    overwrite: bool = False,
+    set_: Overrides = (),
+) -> None:
+    """Which domain should be trained on first: the commutator of two domains' gradients.
+
+    Parameters
+    ----------
+    recipe
+        A recipe of tune; with --domains, a model.
+    out
+        The folder for order.json and the manifest.
+    domains
+        A file of domains, for a model without a recipe.
+    target
+        The domain whose held-out loss counts; default: the mean of all.
+    repeats
+        Fresh batches; their spread is the error.
+    rows
+        Packed rows of each domain in a batch.
+    seed
+        Another seed gives other batches.
+    overwrite
+        Delete the earlier answer in OUT first.
+    """
+    from lamina.cli.progress import progress_watcher
+    from lamina.jobs.order import run_order
+
+    with progress_watcher() as watch:
+        run_order(
+            recipe,
+            out,
+            domains=domains,
+            target=target,
+            repeats=repeats,
+            rows=rows,
+            seed=seed,
+            overrides=set_,
+            overwrite=overwrite,
+            watch=watch,
+        )
+    print(out / "order.json")
+
+
+@app.command
 def show(path: Path, /) -> None:
     """Draw a merged folder (or a run) in the terminal: layers, weights, losses, warnings.
 

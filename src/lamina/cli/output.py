@@ -108,6 +108,28 @@ def print_tuned(out: Path, manifest: Mapping[str, Any]) -> None:
     console.print(f"page:  {out / 'report.html'}", soft_wrap=True)
 
 
+def print_detected(out: Path, manifest: Mapping[str, Any]) -> None:
+    """The share of every domain in what a model says by itself."""
+    console, results = _console(), manifest["results"]
+    table = Table(box=None, padding=(0, 2))
+    table.add_column("domain")
+    table.add_column("share", justify="right")
+    for name, share in results["shares"].items():
+        error = results["se"].get(name)
+        told = f"{share:.3f}" + (f" ± {error:.3f}" if error is not None else "")
+        table.add_row(Text(name), told)
+    console.print(table)
+    console.print(
+        f"{results['texts']:,} texts, {results['tokens']:,} tokens, {results['invalid']} without a "
+        f"valid judgement; {results['stopped']}"
+    )
+    if results["accuracy"] is not None:
+        console.print(f"the judge is right on {100 * results['accuracy']:.1f} % of held-out rows")
+    print_warnings(console, manifest["warnings"])
+    console.print(f"texts and judgements: {out / 'texts.jsonl.gz'}", soft_wrap=True)
+    console.print(f"page: {out / 'report.html'}", soft_wrap=True)
+
+
 def print_metrics(metrics: Mapping[str, Any]) -> None:
     """Losses per model and text."""
     console = _console()
