@@ -64,11 +64,20 @@ def _adapters_off(model: Any) -> Iterator[None]:
             parameter.requires_grad_(needed)
 
 
-def rows_of(
+def only_examples_at(
     batch: Mapping[str, torch.Tensor], places_n: torch.Tensor
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """The rows of the batch that hold these flat places, and the places within those rows alone."""
-    length = batch["input_ids"].shape[1]
+    """The rows that hold these flat places, and the places within those rows alone.
+
+    Of a batch of one flat row, the examples that hold them.
+    """
+    ids_BL, positions_BL = batch["input_ids"], batch["position_ids"]
+    if len(ids_BL) == 1:
+        example_T = (positions_BL[0] == 0).cumsum(0)
+        kept_T = torch.isin(example_T, example_T[places_n])
+        inputs = {"input_ids": ids_BL[:, kept_T], "position_ids": positions_BL[:, kept_T]}
+        return inputs, kept_T.cumsum(0)[places_n] - 1
+    length = ids_BL.shape[1]
     rows, which_n = torch.unique(places_n // length, return_inverse=True)
-    inputs = {name: batch[name][rows] for name in ("input_ids", "position_ids")}
+    inputs = {"input_ids": ids_BL[rows], "position_ids": positions_BL[rows]}
     return inputs, which_n * length + places_n % length

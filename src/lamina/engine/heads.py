@@ -105,7 +105,7 @@ def without_adapter(module: nn.Module) -> nn.Module:
 
 def takes_positions(model: nn.Module) -> bool:
     """Whether the model's forward names `position_ids` (BLOOM's does not)."""
-    return "position_ids" in inspect.signature(core_model(model).forward).parameters
+    return "position_ids" in inspect.signature(type(core_model(model)).forward).parameters
 
 
 @contextlib.contextmanager

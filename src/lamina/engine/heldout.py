@@ -39,7 +39,7 @@ def heldout_losses(
     head: LossHead,
     examples: Examples,
     *,
-    batch_tokens: int = 4096,
+    batch_tokens: int | None = None,
     rank: int = 0,
     world: int = 1,
     device: torch.device | str = "cpu",
@@ -49,7 +49,7 @@ def heldout_losses(
 
     Args:
         batch_tokens: positions in one batch, padding counted; an example longer than that is a
-            batch of its own.
+            batch of its own. By default 2048 on a CPU, where more is slower, else 32768.
         autocast: the dtype to run the model in, where it does not do so by itself.
 
     Raises:
@@ -60,6 +60,8 @@ def heldout_losses(
     tokens = torch.zeros(len(lengths), dtype=torch.int64)
     if not len(lengths):
         raise DataError("There is no held-out example to measure a loss on.")
+    if batch_tokens is None:
+        batch_tokens = 2048 if torch.device(device).type == "cpu" else 32768
     mine = np.arange(rank, len(lengths), world)
     with evaluating(model), torch.inference_mode(), _cast(device, autocast):
         for members in _batches(mine, lengths, batch_tokens):

@@ -21,7 +21,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from lamina.core.errors import DataError
-from lamina.engine.distil import Teacher, rows_of
+from lamina.engine.distil import Teacher, only_examples_at
 from lamina.engine.heads import (
     Autocast,
     OutputHead,
@@ -131,7 +131,7 @@ class LossHead:
         picked_n = chosen[batch["owners"]].nonzero()[:, 0]
         if not len(picked_n):
             return torch.zeros((), dtype=torch.float32, device=places_N.device)
-        inputs, places_n = rows_of(batch, places_N[picked_n])
+        inputs, places_n = only_examples_at(batch, places_N[picked_n])
         head = None
         if self._head is not None:
             head = OutputHead(output_module(teacher.model), self._head.after)
@@ -248,8 +248,7 @@ class _Walk(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Any) -> tuple[Any, ...]:
         grad = grad_outputs[0]
-        grads, ctx.grads = ctx.grads, None
-        return None, None, *(g if g is None else g.mul_(grad.to(g.dtype)) for g in grads)
+        return None, None, *(g if g is None else g * grad.to(g.dtype) for g in ctx.grads)
 
 
 def _total(costs_N: torch.Tensor) -> torch.Tensor:
