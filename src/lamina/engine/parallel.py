@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,8 @@ def start() -> None:
     if world() > 1 and not _on():
         from accelerate import PartialState
 
-        PartialState(cpu=not torch.cuda.is_available())
+        # The others wait while rank 0 detects or writes, which may take hours, not ten minutes.
+        PartialState(cpu=not torch.cuda.is_available(), timeout=timedelta(hours=12))
 
 
 def stop() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -75,11 +76,14 @@ def tune(
     log = _Log(place.out / "log.jsonl")
     run = _prepare(recipe, place, allowed, watch, tell)
     log.write(event="data", domains={name: len(d.train) for name, d in run.data.items()})
-    stages, notes = settle_stages(
-        run,
-        tune_alone=partial(_tune_alone, run),
-        losses_at_start=lambda: start_losses(_model(run), run.data, run.train),
-    )
+    try:
+        stages, notes = settle_stages(
+            run,
+            tune_alone=partial(_tune_alone, run),
+            losses_at_start=lambda: start_losses(_model(run), run.data, run.train),
+        )
+    except _Interrupted as stop:
+        return _interrupted(run, 0, stop.signal)
     steering = _steering(run, stages)
     model = _model(run, check=True)
     tell(
@@ -96,14 +100,26 @@ def tune(
         peak_memory_mb=_peak_memory(),
     )
     if finished.interrupted:
-        results = {"step": finished.step, "steps": run.train.steps, "signal": finished.interrupted}
-        return {"results": {"status": INTERRUPTED, **results}}
+        return _interrupted(run, finished.step, finished.interrupted)
     manifest: dict[str, Any] = {}
     if parallel.is_main():
         manifest = _finish(run, model, steering, stages, finished, notes)
         log.write(event="written")
     parallel.barrier()
     return parallel.decided(manifest)
+
+
+class _Interrupted(Exception):
+    """A signal came while a reference loss was measured; its checkpoint is written."""
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(signal)
+        self.signal = signal
+
+
+def _interrupted(run: Run, step: int, signal: int) -> dict[str, Any]:
+    results = {"step": step, "steps": run.train.steps, "signal": signal}
+    return {"results": {"status": INTERRUPTED, **results}}
 
 
 def _prepare(
@@ -155,7 +171,7 @@ def _near(model: str, home: Path) -> str:
     if plus and not (home / model).exists():
         return f"{_near(base, home)}+{_near(adapter, home)}"
     found = home / Path(model).expanduser()
-    return str(found) if found.exists() else model
+    return os.path.normpath(found) if found.exists() else model
 
 
 def _vocabulary(source: Source) -> int | None:
@@ -261,7 +277,7 @@ def _tune_alone(run: Run, name: str, train: TrainSection, steering: Alone, folde
         name=f"reference: {name}",
     )
     if finished.interrupted:
-        raise KeyboardInterrupt
+        raise _Interrupted(finished.interrupted)
 
 
 def _steering(run: Run, stages: tuple[Stage, ...]) -> Mixture:
