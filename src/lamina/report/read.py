@@ -168,7 +168,7 @@ def read_run(folder: Path, manifest: Mapping[str, object] | None = None) -> Run:
     if facts.value is None and scores.value is None:
         raise DataError(
             f"{folder}: there is neither manifest.json nor scores.json here. "
-            "Name a folder that `lamina merge` or `lamina forget` wrote."
+            "Name a folder that `lamina merge`, `forget`, `tune` or `detect` wrote."
         )
     recipe_file = folder / "recipe.yaml"
     text = recipe_file.read_text("utf-8", errors="replace") if recipe_file.is_file() else ""

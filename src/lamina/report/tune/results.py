@@ -5,7 +5,7 @@ from lamina.report.formats import count, percent, signed
 from lamina.report.tune import sums
 from lamina.report.tune.nouns import Tuned
 
-_SKIP = ("windows", "steps")
+_SKIP = ("windows", "steps", "accuracy")
 
 
 def ledger_facts(tuned: Tuned) -> list[facts.Fact]:
@@ -25,6 +25,8 @@ def ledger_facts(tuned: Tuned) -> list[facts.Fact]:
     if read.forgetting:
         name = max(read.forgetting, key=lambda one: read.forgetting[one])
         note = f"{name}, since its own best window"
+        if read.forgetting[name] <= 0:
+            note = "every domain ended at its own best"
         found.append(facts.Fact("Lost at most", signed(read.forgetting[name]), note))
     if read.gate is not None:
         value = "crossed" if read.gate.crossed else "held"

@@ -10,7 +10,7 @@ from lamina.report import facts, formats
 from lamina.report.formats import number, percent
 from lamina.report.nouns import Run
 from lamina.report.tables import Table
-from lamina.report.tune import dots, pictures, sums, tables, words
+from lamina.report.tune import dots, pictures, sums, tables, tables_detection, words
 from lamina.report.tune.nouns import Detection, DomainRows, Text, Tuned
 from lamina.report.tune.results import ledger_facts, result_facts
 from lamina.report.verdicts import Part
@@ -260,9 +260,9 @@ def _detected(tuned: Tuned, read: Detection) -> Detected:
     axis = dots.Axis("Shares of the domains, as detected", below, _percents)
     drawing = dots.draw(rows, axis) if rows else Markup("")
     return Detected(
-        shares=Figure("Shares", note, drawing, tables.shares(tuned, read)),
-        confusion=tables.confusion(read),
-        settings=tables.settings(read.settings),
+        shares=Figure("Shares", note, drawing, tables_detection.shares(tuned, read)),
+        confusion=tables_detection.confusion(read),
+        settings=tables_detection.settings(read.settings),
         texts=tuple((text, judged_words(text)) for text in read.sampled),
         reading=words.detection_reading(tuned),
     )

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from lamina.report.formats import count, number, percent, signed
 from lamina.report.terminal import TONES, Bar, Line, fact_table, new_table, reading
-from lamina.report.tune import sums, tables, words
+from lamina.report.tune import sums, tables, tables_detection, words
 from lamina.report.tune.nouns import Detection, Estimate, Ledger, Tuned
 from lamina.report.tune.read import read_tuned
 from lamina.report.tune.results import ledger_facts, result_facts
@@ -138,11 +138,12 @@ def _reasons(tuned: Tuned) -> Table:
 
 
 def _shares(tuned: Tuned, found: Detection) -> Table:
-    table = new_table(tables.shares(tuned, found).caption)
+    table = new_table(tables_detection.shares(tuned, found).caption)
     table.add_column("")
     for head in ("share", "s.e.", ""):
         table.add_column(head, justify="right", no_wrap=True)
-    if found.raw:
+    raw = found.raw if tables_detection.corrected_at_all(found) else {}
+    if raw:
         table.add_column("as judged", justify="right")
     most = max([1e-9, *found.shares.values()])
     for name in found.domains:
@@ -152,7 +153,7 @@ def _shares(tuned: Tuned, found: Detection) -> Table:
             Text(percent(found.se.get(name))),
             Bar((share or 0.0) / most),
         ]
-        cells += [Text(percent(found.raw.get(name)))] if found.raw else []
+        cells += [Text(percent(raw.get(name)))] if raw else []
         table.add_row(Text(name), *cells)
     return table
 

@@ -189,8 +189,8 @@ def _kept(tuned: Tuned) -> str:
     if gap < 0.01:
         return " The rows that were read kept to the weights within one point."
     return (
-        f" The rows that were read did not quite keep to the weights: {worst} was asked for "
-        f"{percent(rows[worst].asked)} and got {percent(rows[worst].achieved)}."
+        f" The rows that were read did not quite keep to the weights: {worst} was to have "
+        f"{number(100 * rows[worst].asked, 1)} % and got {number(100 * rows[worst].achieved, 1)} %."
     )
 
 
