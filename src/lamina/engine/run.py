@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,9 @@ from lamina.engine.losses import LossHead
 from lamina.engine.recipe import TrainSection
 from lamina.engine.state import Identity, MixtureState, check_fits, latest
 from lamina.engine.trainer import MixtureSampler, MixtureTrainer, NextWindow, Steering, Tally
+
+TWICE_SECONDS = 3.0
+"""Of several processes: signals closer than this are one signal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +124,14 @@ def run_windows(
         if found is not None:
             _restore(trainer, found[1])
             advance(found[1].step)
-            if found[1].step >= train.steps:
+            if found[1].step >= train.steps or found[1].stopped is not None:
                 _load_final(trainer, found[0])
-                return Finished(found[1].step, 0, None, found[1].step)
+                return Finished(found[1].step, 0, found[1].stopped, found[1].step)
         with quiet(), _signals(interrupted, tell):
             trainer.train(resume_from_checkpoint=None if found is None else str(found[0]))
         return Finished(
             step=trainer.state.global_step,
-            interrupted=(interrupted or [signal.SIGTERM])[0] if trainer.was_interrupted else 0,
+            interrupted=_ended_by(interrupted) if trainer.was_interrupted else 0,
             stopped=trainer.stopped,
             resumed_from=None if found is None else found[1].step,
         )
@@ -263,6 +267,7 @@ def _describe(trainer: MixtureTrainer, *, identity: Identity, train: TrainSectio
     sampler = trainer.sampler
     return MixtureState(
         step=trainer.state.global_step,
+        stopped=trainer.stopped,
         window=sampler.window,
         seed=sampler.seed,
         weights=sampler.weights,
@@ -305,6 +310,12 @@ def _load_final(trainer: MixtureTrainer, checkpoint: Path) -> None:
         trainer._load_from_checkpoint(str(checkpoint))
 
 
+def _ended_by(interrupted: list[int]) -> int:
+    """The signal that ended the run, the same in every process."""
+    by_hand = parallel.any_of(signal.SIGINT in interrupted)
+    return int(signal.SIGINT if by_hand else signal.SIGTERM)
+
+
 @contextmanager
 def _signals(interrupted: list[int], tell: Callable[[str], None]) -> Iterator[None]:
     """Ctrl-C and SIGTERM end the run after the step in work; a second one ends it at once."""
@@ -312,9 +323,15 @@ def _signals(interrupted: list[int], tell: Callable[[str], None]) -> Iterator[No
         yield
         return
 
+    began: list[float] = []
+
     def first(number: int, frame: Any) -> None:
         if interrupted:
-            raise KeyboardInterrupt
+            # A terminal's Ctrl-C reaches every process, and `torchrun` passes it on to them again.
+            if parallel.world() == 1 or time.monotonic() - began[0] > TWICE_SECONDS:
+                raise KeyboardInterrupt(int(number))
+            return
+        began.append(time.monotonic())
         interrupted.append(int(number))
         if parallel.is_main():
             tell("stopping after this step, with a checkpoint (once more: at once, without)")

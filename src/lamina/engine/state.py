@@ -18,12 +18,13 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lamina.core.errors import CheckpointError, RecipeError
+from lamina.core.errors import CheckpointError, DataError, RecipeError
 from lamina.core.manifest import read_json, write_json_atomic
 
 NAME = "mixture.json"
 WRITING = ".writing"
 SWITCHES = ("data", "recipe", "processes")
+GO_BACK = "Delete the folder to go on from the one before it."
 
 
 class MixtureState(BaseModel):
@@ -36,6 +37,8 @@ class MixtureState(BaseModel):
     schema_: Literal["lamina.mixture/1"] = Field(default="lamina.mixture/1", alias="schema")
     step: int
     """Optimiser steps done."""
+    stopped: str | None = None
+    """Why the steering ended the run here."""
     window: int
     """The window in work, from 0; its rows follow from seed, weights and cursors."""
     seed: int
@@ -108,14 +111,7 @@ def read_sealed(folder: Path) -> MixtureState:
     """
     if not (folder / NAME).is_file():
         raise CheckpointError(f"{folder} has no {NAME}: it is half-written, or not from lamina.")
-    try:
-        state = MixtureState.model_validate(read_json(folder / NAME))
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise CheckpointError(
-            f"{folder / NAME} is damaged or from another version: {where}: {first['msg']}."
-        ) from error
+    state = _read_state(folder)
     problems = []
     for name, account in state.files.items():
         path = folder / name
@@ -127,10 +123,23 @@ def read_sealed(folder: Path) -> MixtureState:
             problems.append(f"{name} does not match its checksum")
     if problems:
         raise CheckpointError(
-            f"the checkpoint {folder} is damaged: {'; '.join(problems)}. Delete the folder to go "
-            "on from the one before it."
+            f"the checkpoint {folder} is damaged: {'; '.join(problems)}. {GO_BACK}"
         )
     return state
+
+
+def _read_state(folder: Path) -> MixtureState:
+    try:
+        return MixtureState.model_validate(read_json(folder / NAME))
+    except DataError as error:
+        raise CheckpointError(f"the checkpoint {folder} is damaged: {error}. {GO_BACK}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise CheckpointError(
+            f"{folder / NAME} is damaged or from another version: {where}: {first['msg']}. "
+            f"{GO_BACK}"
+        ) from error
 
 
 def latest(folder: Path, tell: Callable[[str], None]) -> tuple[Path, MixtureState] | None:
@@ -145,6 +154,18 @@ def latest(folder: Path, tell: Callable[[str], None]) -> tuple[Path, MixtureStat
             tell(f"{path} is half-written and is left out")
             continue
         return path, read_sealed(path)
+    return None
+
+
+def newest_state(folder: Path) -> MixtureState | None:
+    """Where the newest sealed checkpoint stands; its files are not compared with their checksums.
+
+    Raises:
+        CheckpointError: its `mixture.json` is damaged.
+    """
+    for path in sorted(folder.glob("checkpoint-*"), key=_step, reverse=True):
+        if (path / NAME).is_file():
+            return _read_state(path)
     return None
 
 

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lamina.core.errors import OutputError, RecipeError
-from lamina.core.manifest import NAME as MANIFEST
-from lamina.core.manifest import read_json, write_atomic, write_json_atomic
+from lamina.core.errors import RecipeError
+from lamina.core.manifest import write_atomic, write_json_atomic
 from lamina.core.yaml import dump_yaml
 from lamina.jobs.watch import Watcher
 from lamina.versatune.recipe import TuneRecipe, read_tune_recipe
@@ -49,30 +48,43 @@ def run_tune(
     """Tunes as a recipe says and gives the manifest; `results.status` says how it ended.
 
     Args:
-        out: the run's folder; made here.
+        out: the run's folder; made once the recipe's model and rows are read.
         resume: go on with the unfinished run that stands there (or begin, if there is none).
         overwrite: delete the earlier run that stands there first.
         allowed: `data`, `recipe`, `processes`: what may have changed since the checkpoint.
 
     Raises:
         RecipeError, DataError, CheckpointError, OutputError: each with all it found, before
-            training where that is possible.
+            training where that is possible; then the folder is as it was before.
+        KeyboardInterrupt: stopped before or between trainings, or at once; its argument is the
+            signal, where it is not Ctrl-C.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     recipe = read_tune_recipe(recipe_path, overrides)
-    _check_allowed(allowed)
+    _check_flags(allowed, resume=resume, overwrite=overwrite)
     from lamina.engine import parallel
+    from lamina.jobs.claimed import leave, standing
     from lamina.jobs.tuning import tune
 
     parallel.start()
     tell = _teller(watch)
-    finished = parallel.decided(_claim(out, resume, overwrite) if parallel.is_main() else None)
+    place = Place(out.absolute(), recipe_path.parent.absolute(), resume)
+    finished = None
+    if parallel.is_main():
+        inputs = [recipe_path, *local_paths(recipe, place.home)]
+        inputs = [path for path in inputs if path.resolve() != (out / "recipe.yaml").resolve()]
+        finished = standing(out, inputs, resume=resume, overwrite=overwrite)
+    finished = parallel.decided(finished)
     if finished is not None:
         tell(f"{out} is a finished run: nothing is left to do")
         return finished
-    place = Place(out.absolute(), recipe_path.parent.absolute(), resume)
-    return tune(recipe, place, frozenset(allowed), watch or Watcher(), tell)
+    try:
+        return tune(recipe, place, frozenset(allowed), watch or Watcher(), tell)
+    except BaseException:
+        if parallel.is_main():
+            leave(out)
+        raise
 
 
 def _teller(watch: Watcher | None) -> Callable[[str], None]:
@@ -83,53 +95,40 @@ def _teller(watch: Watcher | None) -> Callable[[str], None]:
     return watch.tell
 
 
-def _check_allowed(allowed: Sequence[str]) -> None:
+def _check_flags(allowed: Sequence[str], *, resume: bool, overwrite: bool) -> None:
     from lamina.core.errors import did_you_mean
 
     known = ("data", "recipe", "processes")
     wrong = [f"`{name}` ({did_you_mean(name, known)})" for name in allowed if name not in known]
     if wrong:
         raise RecipeError(f"--allow-changed does not know {', '.join(wrong)}.")
+    if resume and overwrite:
+        raise RecipeError(
+            "--resume goes on with the run that stands in --out, --overwrite deletes it. Give one "
+            "of them."
+        )
 
 
-def _claim(out: Path, resume: bool, overwrite: bool) -> dict[str, Any] | None:
-    """Makes the run's folder, or gives the manifest of the finished run that stands there.
+def _on_disk(text: str, home: Path) -> Path | None:
+    """The file or folder that a text of the recipe means: beside the recipe first, then here."""
+    plain = Path(text).expanduser()
+    return next((path for path in (home / plain, plain) if path.exists()), None)
 
-    Raises:
-        OutputError: something else stands there, or an unfinished run and no word to go on.
-    """
-    import shutil
 
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"{out} is a file; --out needs the name of a folder.")
-    if out.is_dir() and any(out.iterdir()):
-        finished = (out / MANIFEST).is_file()
-        ours = (out / "recipe.yaml").is_file() and (finished or not (out / "config.json").exists())
-        if not ours:
-            raise OutputError(
-                f"{out} is not empty and holds no tune run. Give another folder for --out."
-            )
-        if overwrite:
-            shutil.rmtree(out)
-        elif finished and resume:
-            manifest = read_json(out / MANIFEST)
-            if manifest.get("kind") != "tune":
-                raise OutputError(f"{out} holds a run of another kind. Give another --out.")
-            return manifest
-        elif finished:
-            raise OutputError(
-                f"{out} holds a finished run. Give another --out, or --overwrite to delete it."
-            )
-        elif not resume:
-            raise OutputError(
-                f"{out} holds a run that is not finished. Go on with it by --resume, delete it by "
-                "--overwrite, or give another --out."
-            )
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{out} cannot be made: {error.strerror}.") from None
-    return None
+def _parts(model: str, home: Path) -> list[str]:
+    """The folders or names in a model's text, which may be `base+adapter`."""
+    return [model] if _on_disk(model, home) is not None else model.split("+")
+
+
+def local_paths(recipe: TuneRecipe, home: Path) -> list[Path]:
+    """Every file and folder on this disk that the recipe reads."""
+    texts = _parts(recipe.model, home)
+    for domain in recipe.domains.values():
+        texts += [source.path for source in (*domain.sources, *domain.heldout)]
+    texts += [stage.detected for stage in recipe.mixture if stage.detected is not None]
+    texts += [text for text in (recipe.general, recipe.data.chat_template) if text is not None]
+    found = [_on_disk(text, home) for text in texts]
+    return [path for path in found if path is not None]
 
 
 def write_recipe(recipe: TuneRecipe, place: Place) -> None:
@@ -137,12 +136,12 @@ def write_recipe(recipe: TuneRecipe, place: Place) -> None:
     values = recipe.to_mapping()
 
     def moved(text: str) -> str:
-        for found in (place.home / text, Path(text)):
-            if not Path(text).is_absolute() and found.exists():
-                return Path(os.path.relpath(found.resolve(), place.out.resolve())).as_posix()
-        return text
+        found = None if Path(text).expanduser().is_absolute() else _on_disk(text, place.home)
+        if found is None:
+            return text
+        return Path(os.path.relpath(found.resolve(), place.out.resolve())).as_posix()
 
-    values["model"] = moved(values["model"])
+    values["model"] = "+".join(moved(part) for part in _parts(values["model"], place.home))
     if recipe.general not in (None, "default"):
         values["general"] = moved(values["general"])
     for domain in values["domains"].values():
@@ -152,6 +151,8 @@ def write_recipe(recipe: TuneRecipe, place: Place) -> None:
     for stage in values["mixture"]:
         if stage.get("detected"):
             stage["detected"] = moved(stage["detected"])
+    if "model" in values["detect"]:
+        values["detect"]["model"]["path"] = moved(values["detect"]["model"]["path"])
     template = values.get("data", {}).get("chat_template")
     if template:
         values["data"]["chat_template"] = moved(template)

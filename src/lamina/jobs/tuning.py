@@ -24,10 +24,11 @@ from lamina.engine.attention import check_no_leak
 from lamina.engine.load import Source, find_model, load_tokenizer, quiet
 from lamina.engine.recipe import TrainSection
 from lamina.engine.run import Finished, refuse_few_rows, run_windows, start_losses
-from lamina.engine.state import Identity, digest
+from lamina.engine.state import Identity, check_fits, digest, newest_state
 from lamina.engine.trainer import Steering
 from lamina.engine.tunable import load_tunable, num_embeddings, save_model, trained_parameters
 from lamina.jobs.carried import carried_files
+from lamina.jobs.claimed import BEGUN, LOG, take
 from lamina.jobs.tune import DONE, FORGOT, INTERRUPTED, Place, write_json, write_lines, write_recipe
 from lamina.jobs.tuned import account, model_card, settle_stages, watched_text
 from lamina.jobs.watch import Watcher
@@ -52,6 +53,8 @@ class Run:
     source: Source
     tokenizer: Any
     data: Mapping[str, DomainData]
+    report: Mapping[str, Any]
+    """`data.json`."""
     watched: Mapping[str, Examples]
     identity: Identity
     allowed: frozenset[str]
@@ -71,11 +74,9 @@ def tune(
     recipe: TuneRecipe, place: Place, allowed: frozenset[str], watch: Watcher, tell: Tell
 ) -> dict[str, Any]:
     """See `jobs.tune.run_tune`."""
-    if parallel.is_main():
-        write_recipe(recipe, place)
-    log = _Log(place.out / "log.jsonl")
     run = _prepare(recipe, place, allowed, watch, tell)
-    log.write(event="data", domains={name: len(d.train) for name, d in run.data.items()})
+    log = _Log(place.out / LOG)
+    _open_folder(run, log)
     try:
         stages, notes = settle_stages(
             run,
@@ -148,21 +149,40 @@ def _prepare(
         "chat_template": recipe.data.chat_template,
         "domains": {name: domain.report for name, domain in data.items()},
     }
-    if parallel.is_main():
-        write_json(place.out / "data.json", report)
     _show_data(report, tell)
     model = open_checkpoint(source.folder).fingerprint
     if source.adapter is not None:
         model = digest([model, open_checkpoint(source.adapter).fingerprint])
     identity = Identity(
         data=digest({name: domain.fingerprint for name, domain in data.items()}),
-        recipe=_recipe_digest(recipe),
+        recipe=_recipe_digest(recipe, watched),
         model=model,
         world=parallel.world(),
     )
     return Run(
-        recipe, place, source, tokenizer, data, watched, identity, allowed, watch, tell
+        recipe, place, source, tokenizer, data, report, watched, identity, allowed, watch, tell
     )  # fmt: skip
+
+
+def _open_folder(run: Run, log: _Log) -> None:
+    """Makes the run's folder or goes on in it, and writes what is known before training.
+
+    Raises:
+        RecipeError: the checkpoint to go on from belongs to another run; nothing is written then.
+    """
+    place = run.place
+    newest = newest_state(place.out / "checkpoints") if place.resume else None
+    if newest is not None:
+        check_fits(newest, run.identity, run.allowed)
+    parallel.barrier()
+    if parallel.is_main():
+        going_on = place.resume and (place.out / LOG).is_file()
+        take(place.out, keep=going_on)
+        log.write(event="resumed" if going_on else BEGUN)
+        write_recipe(run.recipe, place)
+        write_json(place.out / "data.json", run.report)
+        log.write(event="data", domains={name: len(d.train) for name, d in run.data.items()})
+    parallel.barrier()
 
 
 def _near(model: str, home: Path) -> str:
@@ -182,9 +202,10 @@ def _vocabulary(source: Source) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def _recipe_digest(recipe: TuneRecipe) -> str:
+def _recipe_digest(recipe: TuneRecipe, watched: Mapping[str, Examples]) -> str:
     """Of what changes the numbers; where the files lie and who watches does not."""
     values = recipe.to_mapping()
+    values["watched"] = {name: examples.ids.tolist() for name, examples in watched.items()}
     for key in ("model", "domains", "general", "max_forgetting"):
         values.pop(key, None)
     for key in ("report_to", "log_every", "workers", "keep_checkpoints", "save_every"):

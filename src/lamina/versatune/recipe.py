@@ -225,6 +225,7 @@ class TuneRecipe(Recipe):
     def to_mapping(self) -> dict[str, Any]:
         """Plain values that make the same recipe again, defaults included."""
         values = self.model_dump(mode="json", exclude_none=True)
+        values["general"] = self.general  # null is a value: no such text
         for stage in values["mixture"]:
             stage.update(stage.pop("parameters"))
         if self.train.method == "full":
