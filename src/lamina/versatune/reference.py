@@ -14,10 +14,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lamina.core.domains import DomainLosses
-from lamina.core.errors import DataError, RecipeError
+from lamina.core.domains import DomainLosses, Unit
+from lamina.core.errors import DataError, OutputError, RecipeError
 from lamina.core.manifest import cache_folder, read_json, write_json_atomic
 from lamina.data.load import DomainData
+from lamina.engine import parallel
 from lamina.engine.recipe import TrainSection
 from lamina.engine.state import digest
 from lamina.engine.trainer import ClosedWindow, NextWindow
@@ -33,6 +34,7 @@ class Alone:
 
     name: str
     patience: int
+    unit: Unit = "nats per token"
     lowest: float = float("inf")
     lowest_se: float = float("inf")
     at_step: int = 0
@@ -64,11 +66,11 @@ class Alone:
         self.seen = list(state["seen"])
 
     def _look(self, losses: DomainLosses) -> None:
-        rows = losses.by_domain[self.name]
-        self.seen.append(rows.loss)
+        loss, se = losses.by_domain[self.name].in_unit(self.unit)
+        self.seen.append(loss)
         self.since += 1
-        if rows.loss < self.lowest:
-            self.lowest, self.lowest_se = rows.loss, rows.se
+        if loss < self.lowest:
+            self.lowest, self.lowest_se = loss, se
             self.at_step, self.since = losses.step, 0
 
 
@@ -82,21 +84,26 @@ def reference_losses(
     folder: Path,
     model: str,
     tell: Callable[[str], None],
+    unit: Unit = "nats per token",
 ) -> dict[str, Any]:
     """What `reference.json` holds: the losses, where they come from, and what is wrong with them.
 
     Args:
-        start: held-out losses of the untuned model; needed for `fraction`, and for warnings.
+        start: held-out losses of the untuned model; needed unless the way is `tuned`.
         tune_alone: tunes a fresh copy of the model on one domain, with checkpoints in a folder.
         folder: where unfinished tunings keep their checkpoints.
         model: the model's fingerprint.
+        unit: of all losses, as the policy compares them.
 
     Raises:
         RecipeError: losses are given, but not for every domain.
         DataError: a tuning diverged.
     """
     names = list(data)
-    told: dict[str, Any] = {"schema": SCHEMA, "way": section.way, "se": {}, "steps": {}}
+    told: dict[str, Any] = {
+        "schema": SCHEMA, "way": section.way, "unit": unit, "se": {}, "steps": {}
+    }  # fmt: skip
+    begun = {} if start is None else start.losses(unit)
     match section.way:
         case "given":
             missing = [name for name in names if name not in section.losses]
@@ -108,17 +115,17 @@ def reference_losses(
             losses = {name: section.losses[name] for name in names}
         case "fraction":
             assert start is not None, "a fraction of the loss at the start needs that loss"
-            losses = {n: loss * section.fraction for n, loss in start.losses().items()}
+            losses = {name: loss * section.fraction for name, loss in begun.items()}
         case _:
             losses = {}
             for name in names:
                 found = _tuned(
                     name, section, data[name], train,
-                    tune_alone=tune_alone, folder=folder, model=model, tell=tell,
+                    tune_alone=tune_alone, folder=folder, model=model, tell=tell, unit=unit,
                 )  # fmt: skip
-                losses[name] = found["loss"]
+                losses[name], begun[name] = found["loss"], found["seen"][0]
                 told["se"][name], told["steps"][name] = found["se"], found["step"]
-    warnings = degenerate(start.losses(), losses) if start is not None else []
+    warnings = degenerate(begun, losses)
     return {**told, "losses": losses, "warnings": warnings, "degenerate": bool(warnings)}
 
 
@@ -132,6 +139,7 @@ def _tuned(
     folder: Path,
     model: str,
     tell: Callable[[str], None],
+    unit: Unit,
 ) -> dict[str, Any]:
     """The lowest held-out loss of a tuning on one domain; from the cache where it is known."""
     steps = section.window_steps or train.window_steps
@@ -139,13 +147,13 @@ def _tuned(
         update={"windows": section.windows, "window_steps": steps, "report_to": ()}
     )
     settings = alone.model_dump(exclude={"report_to", "log_every", "workers", "keep_checkpoints"})
-    key = digest([SCHEMA, model, domain.fingerprint, settings, section.patience])
+    key = digest([SCHEMA, model, domain.fingerprint, settings, section.patience, unit])
     file = cache_folder() / "reference" / f"{key}.json"
-    known = _from_cache(file)
+    known = parallel.decided(_from_cache(file) if parallel.is_main() else None)
     if known is not None:
         tell(f"reference loss of {name}: {known['loss']:.4f} (known from an earlier run)")
         return known
-    steering = Alone(name, section.patience)
+    steering = Alone(name, section.patience, unit)
     place = folder / name
     try:
         tune_alone(name, alone, steering, place)
@@ -158,11 +166,13 @@ def _tuned(
         "seen": steering.seen,
     }
     tell(f"reference loss of {name}: {steering.lowest:.4f}, at step {steering.at_step}")
+    if not parallel.is_main():
+        return found
     shutil.rmtree(place, ignore_errors=True)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json_atomic(file, {"schema": SCHEMA, **found})
-    except OSError:
+    except (OSError, OutputError):
         tell(f"{file} cannot be written: the reference loss will be measured again next time")
     return found
 
@@ -173,6 +183,11 @@ def _from_cache(file: Path) -> dict[str, Any] | None:
         read = read_json(file)
         if read.get("schema") != SCHEMA:
             return None
-        return {"loss": float(read["loss"]), "se": float(read["se"]), "step": int(read["step"])}
+        return {
+            "loss": float(read["loss"]),
+            "se": float(read["se"]),
+            "step": int(read["step"]),
+            "seen": [float(loss) for loss in read["seen"]],
+        }
     except (DataError, KeyError, TypeError, ValueError, AttributeError):
         return None
