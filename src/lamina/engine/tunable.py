@@ -81,8 +81,9 @@ def _with_adapter(network: PreTrainedModel, train: TrainSection) -> Any:
         ) from error
     # PEFT keeps a set, and writes it in the order of this process's hashes.
     added = model.peft_config["default"]
+    assert isinstance(added, LoraConfig), f"a {type(added).__name__} where a LoraConfig was made"
     if isinstance(added.target_modules, set):
-        added.target_modules = sorted(added.target_modules)  # type: ignore[assignment]
+        added.target_modules = sorted(added.target_modules)
     return model
 
 

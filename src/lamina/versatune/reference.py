@@ -126,7 +126,8 @@ def reference_losses(
                 losses[name], begun[name] = found["loss"], found["seen"][0]
                 told["se"][name], told["steps"][name] = found["se"], found["step"]
     warnings = degenerate(begun, losses)
-    return {**told, "losses": losses, "warnings": warnings, "degenerate": bool(warnings)}
+    stuck = [n for n, loss in begun.items() if not 0.05 * loss < losses[n] < loss]
+    return {**told, "losses": losses, "warnings": warnings, "degenerate": stuck}
 
 
 def _tuned(
