@@ -16,7 +16,7 @@ from lamina.jobs.tune import write_json
 from lamina.versatune.project import start_weights
 from lamina.versatune.recipe import StageSection, TuneRecipe
 from lamina.versatune.reference import reference_losses
-from lamina.versatune.steer import Stage
+from lamina.versatune.steer import Stage, unit_of
 
 if TYPE_CHECKING:
     from lamina.core.domains import DomainLosses
@@ -44,7 +44,7 @@ def settle_stages(
         zip(run.recipe.mixture, run.recipe.stage_windows, strict=True)
     ):
         given = "start" in section.model_fields_set or number == 0
-        weights, reason = None, ""
+        weights, reason = None, f"{section.title}: goes on where the stage before stopped"
         if given:
             if section.start == "detected" and detected is None:
                 detected = _detected(run, section)
@@ -56,7 +56,7 @@ def settle_stages(
             reason = f"start: {section.start if isinstance(section.start, str) else 'given'}"
         reference = None
         if section.policy in NEEDS_REFERENCE:
-            key = section.reference.model_dump_json()
+            key = f"{section.loss_unit} {section.reference.model_dump_json()}"
             if key not in references:
                 if start is None and section.reference.way != "tuned":
                     start = losses_at_start()
@@ -86,6 +86,7 @@ def _reference(
         folder=run.out / "reference",
         model=run.identity.model,
         tell=run.tell,
+        unit=unit_of(section),
     )
 
 

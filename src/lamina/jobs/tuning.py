@@ -334,7 +334,7 @@ def _finish(
     told = ledger(
         _stage_ends(run, steering, stages),
         steering.losses,
-        unit="nats per byte" if stages[-1].section.loss_unit == "bytes" else "nats per token",
+        unit=steering.unit,
         general_path=_general_name(recipe) if run.watched else None,
         max_forgetting=recipe.max_forgetting,
     )

@@ -226,8 +226,11 @@ class TuneRecipe(Recipe):
         """Plain values that make the same recipe again, defaults included."""
         values = self.model_dump(mode="json", exclude_none=True)
         values["general"] = self.general  # null is a value: no such text
-        for stage in values["mixture"]:
+        values["train"]["windows"] = self.settled_train.windows
+        for number, stage in enumerate(values["mixture"]):
             stage.update(stage.pop("parameters"))
+            if number and "start" not in self.mixture[number].model_fields_set:
+                del stage["start"]  # it goes on where the stage before stopped
         if self.train.method == "full":
             for key in ("rank", "alpha", "dropout", "targets"):
                 values["train"].pop(key)

@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lamina.core.domains import DomainLosses, RowLosses
+from lamina.core.domains import DomainLosses, RowLosses, Unit
 from lamina.engine.trainer import ClosedWindow, NextWindow
 from lamina.versatune.ledger import crossed
-from lamina.versatune.policies import POLICIES, Decision, Seen, opening
+from lamina.versatune.policies import FIXED, POLICIES, Decision, Seen, opening
 from lamina.versatune.project import Repeats, project_within
 from lamina.versatune.recipe import StageSection
 
@@ -47,11 +47,18 @@ class Mixture:
     """At the start and at the end of every window."""
     watched: list[DomainLosses] = field(default_factory=list)
     """The same for text that is only watched."""
+    start: dict[str, float] = field(default_factory=dict)
+    """Weights that the stage in work began with, as they were asked for."""
     memory: dict[str, Any] = field(default_factory=dict)
     reason: str = ""
     gate: dict[str, Any] | None = None
     told: list[str] = field(default_factory=list)
     """Warnings, each once."""
+
+    @property
+    def unit(self) -> Unit:
+        """Of the ledger and of the gate on forgetting."""
+        return unit_of(self.stages[-1].section)
 
     def begin(self, losses: DomainLosses, watched: DomainLosses | None = None) -> NextWindow:
         """The weights of the first window."""
@@ -60,8 +67,8 @@ class Mixture:
             self.watched.append(watched)
         stage = self.stages[0]
         assert stage.start is not None, "the first stage has weights of its own"
-        self.reason = stage.start_reason
-        asked = opening(stage.section.policy, stage.start)
+        self.start, self.reason = dict(stage.start), stage.start_reason
+        asked = opening(stage.section.policy, self.start)
         weights = self._projected(stage, asked, dict.fromkeys(self.sizes, 0))
         return NextWindow(weights, unit=stage.section.unit)
 
@@ -99,13 +106,14 @@ class Mixture:
         if inside + 1 == stage.windows and number + 1 < len(self.stages):
             following = self.stages[number + 1]
             self.memory = {}
-            if following.start is not None:
-                weights = opening(following.section.policy, following.start)
+            self.start = dict(decision.weights if following.start is None else following.start)
+            weights = opening(following.section.policy, self.start)
+            if following.start is not None or following.section.policy in FIXED:
                 self.reason = following.start_reason
         projected = self._projected(following, weights, closed.rows_read)
         stop = None
         if self.max_forgetting is not None:
-            self.gate = crossed(self.losses, self.max_forgetting)
+            self.gate = crossed(self.losses, self.max_forgetting, unit=self.unit)
             if self.gate is not None:
                 stop = f"{self.gate['domain']} forgot {100 * self.gate['value']:.1f} %"
         return NextWindow(projected, stop=stop, unit=following.section.unit)
@@ -116,6 +124,7 @@ class Mixture:
             "history": self.history,
             "losses": _plain(self.losses),
             "watched": _plain(self.watched),
+            "start": self.start,
             "memory": self.memory,
             "reason": self.reason,
             "gate": self.gate,
@@ -127,6 +136,7 @@ class Mixture:
         self.history = list(state["history"])
         self.losses = _losses(state["losses"])
         self.watched = _losses(state["watched"])
+        self.start = dict(state["start"])
         self.memory, self.reason = dict(state["memory"]), state["reason"]
         self.gate, self.told = state["gate"], list(state["told"])
 
@@ -142,11 +152,11 @@ class Mixture:
     def _decide(self, stage: Stage, closed: ClosedWindow, inside: int) -> Decision:
         section = stage.section
         first = self.losses[len(self.losses) - 1 - inside]
-        start = stage.start if stage.start is not None else closed.weights
+        read = closed.rows if section.unit == "rows" else closed.tokens
         seen = Seen(
             window=inside,
             windows=stage.windows,
-            start=start,
+            start=self.start,
             weights=closed.weights,
             losses=closed.losses,
             previous=self.losses[-1],
@@ -154,8 +164,8 @@ class Mixture:
             reference=stage.reference,
             trained=closed.train_loss,
             memory=self.memory,
-            share=_shares(closed.tokens),
-            unit="nats per byte" if section.loss_unit == "bytes" else "nats per token",
+            share=_shares(read),
+            unit=unit_of(section),
         )
         return POLICIES[section.policy](seen, **section.parameters)
 
@@ -178,6 +188,11 @@ class Mixture:
         )
         self.told += [line for line in told if line not in self.told]
         return dict(domains.weights)
+
+
+def unit_of(section: StageSection) -> Unit:
+    """What the losses of a stage are compared in."""
+    return "nats per byte" if section.loss_unit == "bytes" else "nats per token"
 
 
 def _shares(tokens: Mapping[str, int]) -> dict[str, float]:
