@@ -185,6 +185,9 @@ def make_data(domains: tuple[str, ...]) -> dict[str, Any]:
             "trained_tokens": 96_000 + 11_000 * place,
             "rows": 430 + 22 * place,
             "fill": 0.962,
+            "no_end_mark": 4 if place == 0 else 0,
+            "turn_by_turn": 0,
+            "repeats": [["more.parquet:7", "held.jsonl:3"]] if place == 1 else [],
             "samples": [
                 {
                     "place": f"{name}.jsonl:{17 + 100 * number}",
@@ -325,7 +328,14 @@ def make_tune(
         + "".join(f"  {name}: data/{name}.jsonl\n" for name in domains)
         + f"train: {{method: lora, rank: 16}}\nmixture: {{policy: {stages[0][0]}}}\n"
     )
-    write_lines(folder / "log.jsonl", [{"seconds": 212.4, "peak_rss_bytes": 1_240_000_000}])
+    write_lines(
+        folder / "log.jsonl",
+        [
+            {"event": "data", "domains": {}},
+            {"event": "trained", "seconds": 212.4, "peak_memory_mb": 1240.0},
+            {"event": "written"},
+        ],
+    )
     write(folder / "manifest.json", manifest("tune", recipe))
     return folder
 

@@ -19,7 +19,7 @@ from lamina.report.read import read_metrics, read_run, runs_below
 from lamina.report.tune import paint
 from lamina.report.tune import section as tune_section
 from lamina.report.tune import words as tune_words
-from lamina.report.tune.read import kind_of, read_tuned
+from lamina.report.tune.read import kind_of, read_tuned, said_kind
 
 HERE = Path(__file__).parent
 
@@ -104,7 +104,11 @@ def write_demo_page(folder: Path, sections: Mapping[str, str | Path] | None = No
     tuning or a detection in short, with a link to its own page where that is there.
     """
     if sections is None:
-        sections = {path.name.replace("_", " "): path.resolve() for path in runs_below(folder)}
+        sections = {
+            path.name.replace("_", " "): path.resolve()
+            for path in runs_below(folder)
+            if said_kind(path) != "order"
+        }
     if not sections:
         raise DataError(
             f"{folder}: no folder in it holds a manifest.json. Run `lamina demo` again."

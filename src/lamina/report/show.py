@@ -17,7 +17,7 @@ from lamina.report.nouns import Expert, Metrics
 from lamina.report.read import read_metrics, read_run, runs_below
 from lamina.report.terminal import Bar, Line, draw_table, fact_table, new_table, reading
 from lamina.report.tune import words as tune_words
-from lamina.report.tune.read import kind_of, read_tuned
+from lamina.report.tune.read import kind_of, read_tuned, said_kind
 
 
 def render_show(path: Path) -> RenderableType:
@@ -30,6 +30,10 @@ def render_show(path: Path) -> RenderableType:
         (path / "metrics.json").is_file() and not (path / "manifest.json").is_file()
     ):
         return render_comparison(path)
+    if said_kind(path) == "order":
+        from lamina.report.tune.show import render_order
+
+        return render_order(path)
     if kind_of(path) is not None:
         from lamina.report.tune.show import render_tuned
 
@@ -78,11 +82,13 @@ def render_reading(folder: Path) -> RenderableType:
 
 def _told(folder: Path, metrics: Metrics) -> tuple[list[verdicts.Part], list[str]]:
     """The reading of a folder with several merges, and which of its models are merges."""
-    merged = [path for path in runs_below(folder) if kind_of(path) is None]
+    merged = [
+        path for path in runs_below(folder) if kind_of(path) is None and said_kind(path) != "order"
+    ]
     runs = [(path.name.replace("_", " "), read_run(path)) for path in merged]
     merges = verdicts.merges_of(metrics, {name for _, run in runs for name in run.inputs})
     told = [words.overview(runs)] if runs else []
-    others = [path for path in runs_below(folder) if path not in merged]
+    others = [path for path in runs_below(folder) if kind_of(path) is not None]
     told += tune_words.in_short(
         [(path.name.replace("_", " "), read_tuned(path)) for path in others]
     )

@@ -60,6 +60,8 @@ def test_the_page_says_what_the_run_did(tuned: dict[str, Path]) -> None:
         "What the model knew before",
         "no valid judgement",
         "law.jsonl:17",
+        "no end mark",
+        "medicine: more.parquet:7 repeats the held-out held.jsonl:3",
         "<mark>The court held",
         "lamina tune recipe.yaml --out ../again",
         "model: models/demo-base",

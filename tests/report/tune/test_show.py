@@ -40,6 +40,7 @@ def test_weights_losses_changes_and_reasons_are_there(tuned: dict[str, Path]) ->
     assert "general text" in text
     assert "Backward transfer" in text
     assert "3 min 32" in text.replace("\u00a0", " ")
+    assert "1.24 GB" in text.replace("\u00a0", " ")
 
 
 def test_of_many_windows_the_last_reasons_are_shown(tuned: dict[str, Path]) -> None:
@@ -54,6 +55,18 @@ def test_a_folder_with_merges_and_a_tuning_shows_both(
     text = printed(render_show(tmp_path))
     assert "3 merges of one family" in text
     assert "The held-out loss fell on" in text
+
+
+def test_an_order_is_told_pair_by_pair(make_tuned: ModuleType, tmp_path: Path) -> None:
+    pair = {"domains": ["law", "code"], "value": -0.2, "se": 0.05, "z": -4.0, "first": "law"}
+    make_tuned.write(tmp_path / "order.json", {"target": None, "unit": "nats", "pairs": [pair]})
+    results = {"words": ["law before code: lower the mean loss of all domains (z 4.0)"]}
+    made = make_tuned.manifest("order", {}, results=results, warnings=["few rows"])
+    make_tuned.write(tmp_path / "manifest.json", made)
+    text = printed(render_show(tmp_path))
+    assert "! few rows" in text
+    assert "law before code" in text
+    assert "Which domain first" in text
 
 
 def test_names_are_no_markup(make_tuned: ModuleType, tmp_path: Path) -> None:

@@ -105,6 +105,8 @@ class DomainRows:
     name: str
     sources: tuple[Mapping[str, object], ...]
     counts: Mapping[str, float]
+    repeated: tuple[tuple[str, ...], ...]
+    """A training row and the held-out row that it repeats, for instance."""
     samples: tuple[Sample, ...]
 
 

@@ -38,12 +38,9 @@ _PER_DOMAIN = (
 
 def kind_of(folder: Path, manifest: Mapping[str, object] | None = None) -> str | None:
     """`tune` or `detect`, by the manifest, or by the files where there is none to be read."""
-    said = dict(manifest) if manifest is not None else {}
-    if manifest is None:
-        value = soft_json(folder / "manifest.json", []).value
-        said = value if isinstance(value, dict) else {}
-    if said.get("kind"):
-        return str(said["kind"]) if said["kind"] in KINDS else None
+    said = str(manifest.get("kind") or "") if manifest is not None else said_kind(folder)
+    if said:
+        return said if said in KINDS else None
     if (folder / "scores.json").is_file() or (folder / "plan.json").is_file():
         return None
     if any((folder / f).is_file() for f in ("domains.jsonl", "ledger.json", "data.json")):
@@ -51,6 +48,13 @@ def kind_of(folder: Path, manifest: Mapping[str, object] | None = None) -> str |
     if any((folder / f).is_file() for f in ("shares.json", "texts.jsonl.gz")):
         return "detect"
     return "tune" if (folder / "reference.json").is_file() else None
+
+
+def said_kind(folder: Path) -> str:
+    """The kind of run that a folder's manifest names; empty where there is none to be read."""
+    value = soft_json(folder / "manifest.json", []).value
+    kind = value.get("kind") if isinstance(value, dict) else None
+    return kind if isinstance(kind, str) else ""
 
 
 def read_tuned(folder: Path, manifest: Mapping[str, object] | None = None) -> Tuned:
@@ -103,7 +107,6 @@ def _run(folder: Path, facts: Soft, kind: str) -> Run:
     recipe = folder / "recipe.yaml"
     text = recipe.read_text("utf-8", errors="replace") if recipe.is_file() else ""
     name = folder.resolve().name.removeprefix(".").removesuffix(UNFINISHED)
-    lines = soft_lines(folder / "log.jsonl", [])
     return Run(
         name=plain(name),
         kind=kind,
@@ -116,8 +119,19 @@ def _run(folder: Path, facts: Soft, kind: str) -> Run:
         warnings=facts.get("warnings").texts(),
         recipe_text=plain(text),
         finished=facts.value is not None,
-        cost=lines[-1].cleaned() if lines else {},
+        cost=_cost(soft_lines(folder / "log.jsonl", [])),
     )
+
+
+def _cost(lines: list[Soft]) -> dict[str, float]:
+    """Seconds and memory, wherever in the log they stand; the last word counts."""
+    found: dict[str, float] = {}
+    for line in lines:
+        for key, one in line.items():
+            if key.endswith(("seconds", "bytes", "_mb", "per_second")):
+                value = one.number()
+                found |= {} if value is None else {key: value}
+    return found
 
 
 def _domains(
@@ -260,7 +274,9 @@ def _data(place: Soft) -> Data | None:
 
 
 _SETTINGS = ("max_length", "packing", "chat_template")
+_ODD = ("merged_borders", "no_end_mark", "turn_by_turn", "left_out", "spelled_tokens")
 _COUNTS = (
+    *_ODD,
     "rows_read", "examples", "heldout", "truncated", "dropped_too_long", "empty_completions",
     "exact_duplicates", "near_duplicates", "tokens", "trained_tokens", "rows", "fill",
 )  # fmt: skip
@@ -272,6 +288,9 @@ def _rows(name: str, place: Soft) -> DomainRows:
         name=name,
         sources=tuple(one.cleaned() for one in place.get("sources").listed()),
         counts={key: value for key, value in counts.items() if value is not None},
+        repeated=tuple(
+            pair for one in place.get("repeats").listed()[:1] if len(pair := one.texts()) == 2
+        ),
         samples=tuple(_sample(one) for one in place.get("samples").listed()[:_MOST_SAMPLES]),
     )
 

@@ -54,7 +54,7 @@ def result_facts(tuned: Tuned, *, cost: bool) -> list[facts.Fact]:
     results = {**tuned.run.results, **(tuned.run.cost if cost else {})}
     for key, value in results.items():
         if is_number(value) and key not in _SKIP:
-            name = key.removesuffix("_bytes").replace("_", " ")
+            name = key.removesuffix("_bytes").removesuffix("_mb").replace("_", " ")
             found.append(facts.Fact(name[:1].upper() + name[1:], _value(key, value)))
     return found
 
@@ -64,6 +64,8 @@ def _value(key: str, value: object) -> str:
         return "–"
     if key.endswith("bytes"):
         return formats.size(value)
+    if key.endswith("_mb"):
+        return formats.size(value * 1e6)
     if key.endswith("seconds"):
         return formats.duration(value)
     if "per_second" in key or (isinstance(value, int) and abs(value) >= 1000):

@@ -7,7 +7,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from lamina.report.formats import count, number, percent, signed
+from lamina.report.formats import count, number, percent, short, signed
+from lamina.report.soft import soft_json
 from lamina.report.terminal import TONES, Bar, Line, fact_table, new_table, reading
 from lamina.report.tune import sums, tables, tables_detection, words
 from lamina.report.tune.nouns import Detection, Estimate, Ledger, Tuned
@@ -42,6 +43,32 @@ def render_tuned(folder: Path) -> RenderableType:
     if found:
         parts += ["", fact_table(found)]
     return Group(*(Text("") if part == "" else part for part in parts))
+
+
+def render_order(folder: Path) -> RenderableType:
+    """What `lamina order` found: which of two domains should come first."""
+    problems: list[str] = []
+    facts = soft_json(folder / "manifest.json", problems)
+    found = soft_json(folder / "order.json", problems)
+    words = facts.get("results").get("words").texts()
+    target = found.get("target").text()
+    of = f"the loss of {target}" if target else "the mean loss of all domains"
+    table = new_table(f"Which domain first, for {of}, in {found.get('unit').text() or '?'}")
+    for head in ("pair", "difference", "s.e.", "z", "first"):
+        table.add_column(head, justify="left" if head in ("pair", "first") else "right")
+    for pair in found.get("pairs").listed():
+        numbers = [pair.get(key).number() for key in ("value", "se", "z")]
+        cells = [Text(short(value)) for value in numbers]
+        first = pair.get("first").text() or "either"
+        table.add_row(Text(", ".join(pair.get("domains").texts())), *cells, Text(first))
+    warnings = [*problems, *facts.get("warnings").texts()]
+    return Group(
+        Text("Which domain should be trained on first?", style="bold"),
+        *(Text(f"! {warning}", style="yellow") for warning in warnings),
+        *(Text(line) for line in words),
+        Text(""),
+        table,
+    )
 
 
 def _ends(values: list[float]) -> tuple[float, float]:

@@ -16,6 +16,11 @@ _DATA = (
     ("dropped_too_long", "too long"),
     ("empty_completions", "empty"),
     ("exact_duplicates", "duplicates"),
+    ("merged_borders", "borders in a token"),
+    ("no_end_mark", "no end mark"),
+    ("turn_by_turn", "turn by turn"),
+    ("left_out", "turns left out"),
+    ("spelled_tokens", "spelled tokens"),
     ("trained_tokens", "trained tokens"),
     ("rows", "packed rows"),
 )
@@ -23,7 +28,17 @@ _MOST = 50
 """Rows of a folded table; more are thinned out."""
 _TINY = 0.02
 """A reference loss that no text of people has."""
-_TOLD = ("truncated", "dropped_too_long", "empty_completions", "exact_duplicates")
+_TOLD = (
+    "truncated",
+    "dropped_too_long",
+    "empty_completions",
+    "exact_duplicates",
+    "merged_borders",
+    "no_end_mark",
+    "turn_by_turn",
+    "left_out",
+    "spelled_tokens",
+)
 
 
 def swatch_of(tuned: Tuned, name: str) -> int | None:
@@ -254,7 +269,11 @@ def data(tuned: Tuned, read: Data) -> Table:
         cells.append(Cell(percent(one.get("fill"))))
         rows.append(Row(name, tuple(cells), swatch=swatch_of(tuned, name)))
     head = (*(head for _, head in shown), "of all trained tokens", "rows full to")
-    return Table("What was read and kept of each domain", head, tuple(rows))
+    pairs = [(name, pair) for name, one in read.domains.items() for pair in one.repeated]
+    note = "; ".join(
+        f"{name}: {here} repeats the held-out {there}" for name, (here, there) in pairs
+    )
+    return Table("What was read and kept of each domain", head, tuple(rows), note)
 
 
 def _count_cell(counts: Mapping[str, float], key: str) -> Cell:
