@@ -6,6 +6,7 @@ forgetting ended a tune run, 130 Ctrl-C (143 SIGTERM).
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Annotated
 from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 import lamina
+from lamina.cli.again import wait_for_the_first
 from lamina.core.errors import LaminaError, RecipeError
 
 app = App(
@@ -233,26 +235,36 @@ def tune(
     allow_changed
         Go on although this changed since the checkpoint: data, recipe or processes.
     """
+    from lamina.cli import again
     from lamina.cli.output import print_tuned
     from lamina.cli.progress import progress_watcher
     from lamina.jobs.tune import FORGOT, INTERRUPTED, run_tune
 
-    with progress_watcher() as watch:
-        told = run_tune(
-            recipe,
-            out,
-            resume=resume,
-            overwrite=overwrite,
-            allowed=allow_changed,
-            overrides=set_,
-            watch=watch,
-        )
+    go_on = f"Go on with: {again.command(recipe, out, set_)}"
+    try:
+        with progress_watcher() as watch:
+            told = run_tune(
+                recipe,
+                out,
+                resume=resume,
+                overwrite=overwrite,
+                allowed=allow_changed,
+                overrides=set_,
+                watch=watch,
+            )
+    except KeyboardInterrupt as stop:
+        if again.is_first():
+            _tell(f"stopped. {go_on}")
+        raise SystemExit(128 + (stop.args[0] if stop.args else signal.SIGINT)) from None
+    from lamina.engine import parallel
+
+    parallel.stop()
     results = told["results"]
     if results["status"] == INTERRUPTED:
-        again = f"lamina tune {recipe} --out {out} --resume"
-        _tell(f"stopped at step {results['step']} of {results['steps']}. Go on with: {again}")
+        if again.is_first():
+            _tell(f"stopped at step {results['step']} of {results['steps']}. {go_on}")
         raise SystemExit(128 + results["signal"])
-    if int(os.environ.get("RANK", "0")) == 0:
+    if again.is_first():
         print_tuned(out, told)
     if results["status"] == FORGOT:
         raise SystemExit(3)
@@ -470,6 +482,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _tell(f"error: {told}\nSee `lamina --help`.")
         raise SystemExit(2) from None
     except LaminaError as error:
+        wait_for_the_first()
         _tell(f"error: {error}")
         raise SystemExit(2) from None
     except KeyboardInterrupt:

@@ -75,6 +75,15 @@ def decided(value: Any) -> Any:
     return box[0]
 
 
+def gathered(value: Any) -> list[Any]:
+    """What every process holds, by rank, in every process."""
+    if not _on():
+        return [value]
+    boxes: list[Any] = [None] * world()
+    dist.all_gather_object(boxes, value)
+    return boxes
+
+
 def check_sharding(model: Any, asked: bool) -> None:
     """Refuses a run that was asked to shard its weights and does not.
 

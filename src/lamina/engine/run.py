@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 
@@ -31,6 +32,15 @@ from lamina.engine.recipe import TrainSection
 from lamina.engine.state import Identity, MixtureState, check_fits, latest
 from lamina.engine.trainer import MixtureSampler, MixtureTrainer, NextWindow, Steering, Tally
 
+_NOT_FINITE = (
+    "the loss of {name} is not finite in {num} of {of} held-out examples at step {step} ({places} "
+    "...). {why}"
+)
+_AT_START = "The model gives it before any training: its weights are damaged, or overflow in dtype."
+_DIVERGED = (
+    "The run has diverged, and the last checkpoint is whole. Lower train.learning_rate, or add "
+    "train.warmup."
+)
 TWICE_SECONDS = 3.0
 """Of several processes: signals closer than this are one signal."""
 
@@ -244,8 +254,16 @@ def _measure(
             device=device,
             autocast=autocast,
         )
+        sums = parallel.total(found.sums.numpy())
+        bad = np.flatnonzero(~np.isfinite(sums))
+        if len(bad):
+            places = ", ".join(examples.places[example] for example in bad[:3])
+            raise DataError(_NOT_FINITE.format(
+                name=name, num=len(bad), of=len(sums), step=step, places=places,
+                why=_AT_START if not step else _DIVERGED,
+            ))  # fmt: skip
         by_domain[name] = RowLosses(
-            sums=tuple(parallel.total(found.sums.numpy()).tolist()),
+            sums=tuple(sums.tolist()),
             tokens=tuple(examples.trained_tokens.tolist()),
             num_bytes=tuple(examples.num_bytes.tolist()),
         )

@@ -272,14 +272,13 @@ class MixtureTrainer(Trainer):
         if not parallel.any_of(bool(bad) or not good_norm):
             return
         at = f"step {self.state.global_step + 1}"
-        if bad:
-            rows = "; ".join(self._named(domain, row) for domain, row in bad[:5])
-            more = f" and {len(bad) - 5} more" if len(bad) > 5 else ""
-            seen = f"the loss at {at} is not finite, in {rows}{more}"
-        elif not good_norm:
-            seen = f"the gradient at {at} is not finite, though the losses are"
+        named = [self._named(domain, row) for domain, row in bad]
+        named = [name for names in parallel.gathered(named) for name in names]
+        if named:
+            more = f" and {len(named) - 5} more" if len(named) > 5 else ""
+            seen = f"the loss at {at} is not finite, in {'; '.join(named[:5])}{more}"
         else:
-            seen = f"the loss or gradient of another process is not finite at {at}"
+            seen = f"the gradient at {at} is not finite, though the losses are"
         raise DataError(
             f"{seen}. The step was not taken, and the last checkpoint is whole. Look at these "
             "rows, or lower train.learning_rate, then run the same command with --resume."
