@@ -180,6 +180,11 @@ def test_a_model_and_a_file_of_domains_will_do(home: Path, tmp_path: Path) -> No
     assert told(tmp_path / "out")["target"] == "law"
 
 
+def test_a_displacement_that_is_too_long_is_told(ask: Callable[..., dict[str, Any]]) -> None:
+    (warning,) = ask(radius=0.9)["warnings"]
+    assert "when the displacement is halved: these numbers are doubtful" in warning
+
+
 def test_few_rows_are_told(ask: Callable[..., dict[str, Any]]) -> None:
     manifest = ask(rows=40)
     assert manifest["warnings"] == [
@@ -193,7 +198,7 @@ def test_few_rows_are_told(ask: Callable[..., dict[str, Any]]) -> None:
     [
         ({"target": "lwa"}, "target `lwa` is not a domain; did you mean `law`"),
         ({"repeats": 1, "rows": 0}, r"1 repeats have no spread; .*; 0 rows make no batch"),
-        ({"radius": 2.0}, r"radius 2 must lie between 0 and 1; 0\.001 is a good start"),
+        ({"radius": 2.0}, r"radius 2 must lie between 0 and 1; 0\.0001 is a good start"),
         ({"changes": {"domains": {"law": "law.jsonl"}}}, "two domains or more, this has 1"),
     ],
     ids=["target", "repeats and rows", "radius", "one domain"],

@@ -122,7 +122,7 @@ def order(
 
     Args:
         radius: length of the displacement for the central difference; small against the
-            parameters, large against float32's rounding: 1e-3 of their norm is a good start.
+            parameters, large against float32's rounding: 1e-4 of their norm is a good start.
         target: the domain whose held-out loss counts; None: the mean of all.
         advance: called once for every domain of every repeat.
 
