@@ -172,7 +172,11 @@ class Mixture:
     def _projected(
         self, stage: Stage, weights: Mapping[str, float], rows_read: Mapping[str, int]
     ) -> dict[str, float]:
-        """The nearest weights that keep the floor and the cap on repeats; warnings are kept."""
+        """The nearest weights that keep the floor and the cap on repeats.
+
+        What a bound did to a share goes into the reason, what had to give way is a warning. Weights
+        that never move are not smoothed: a domain that is given 0 gets nothing.
+        """
         section = stage.section
         repeats = None
         if section.max_repeats is not None:
@@ -184,9 +188,14 @@ class Mixture:
                 tokens_per_row=self.tokens_per_row if section.unit == "tokens" else None,
             )
         domains, told = project_within(
-            weights, repeats=repeats, smoothing=section.smoothing, floor=section.floor
+            weights,
+            repeats=repeats,
+            smoothing=0.0 if section.policy in FIXED else section.smoothing,
+            floor=section.floor,
         )
-        self.told += [line for line in told if line not in self.told]
+        moved = [line for line in told if " raised from " in line or " lowered from " in line]
+        self.reason = "; ".join([self.reason, *moved])
+        self.told += [line for line in told if line not in (*moved, *self.told)]
         return dict(domains.weights)
 
 
