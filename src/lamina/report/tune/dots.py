@@ -60,7 +60,8 @@ def draw(rows: Sequence[Dot], axis: Axis) -> Markup:
     if axis.line is not None:
         at = x(axis.line)
         parts.append(tag("line", x1=at, x2=at, y1=top - 4, y2=bottom, class_="limit"))
-        parts.append(label(at, top - 8, axis.line_words, "middle", "strong"))
+        anchor = "end" if at > _WIDTH - 45.0 else "middle"
+        parts.append(label(at + 5 * (anchor == "end"), top - 8, axis.line_words, anchor, "strong"))
     for number, row in enumerate(rows):
         y = top + _ROW * (number + 0.5)
         parts.append(label(left - 10, y + 4, brief(row.name), "end", "who"))
