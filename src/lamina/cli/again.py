@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-FIRST_WORD_SECONDS = 5.0
+FIRST_WORD_SECONDS = 20.0
 """A process other than the first waits so long before it tells an error: if the first has the same
 to tell, `torchrun` has ended this one by then."""
 

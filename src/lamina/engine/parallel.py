@@ -14,6 +14,13 @@ import torch.distributed as dist
 from lamina.core.errors import RecipeError
 
 
+_NOT_SHARDED = (
+    "sharding (FSDP) was asked for by accelerate's configuration, but the model is not sharded "
+    "({why}); every process would hold all of it. Start it with `accelerate launch` on several "
+    "GPUs, or ask for no sharding (ACCELERATE_USE_FSDP=false)."
+)
+
+
 def world() -> int:
     """Processes that train together; 1 without `torchrun`."""
     return dist.get_world_size() if _on() else int(os.environ.get("WORLD_SIZE", "1"))
@@ -84,6 +91,16 @@ def gathered(value: Any) -> list[Any]:
     return boxes
 
 
+def check_can_shard() -> None:
+    """Refuses sharding where there is nothing to shard over, before anything is read.
+
+    Raises:
+        RecipeError: `fsdp` is asked for on a machine without a GPU.
+    """
+    if sharding_asked() and not torch.cuda.is_available():
+        raise RecipeError(_NOT_SHARDED.format(why="there is no GPU here"))
+
+
 def check_sharding(model: Any, asked: bool) -> None:
     """Refuses a run that was asked to shard its weights and does not.
 
@@ -95,18 +112,13 @@ def check_sharding(model: Any, asked: bool) -> None:
     from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel
 
     kinds = (FSDPModule, FullyShardedDataParallel)
-    if any(isinstance(module, kinds) for module in model.modules()):
-        return
-    where = "there is no GPU here" if not torch.cuda.is_available() else f"world size {world()}"
-    raise RecipeError(
-        "sharding (FSDP) was asked for by accelerate's configuration, but the model is not sharded "
-        f"({where}); every process would hold all of it. Start it with `accelerate launch` on "
-        "several GPUs, or ask for no sharding (ACCELERATE_USE_FSDP=false)."
-    )
+    if not any(isinstance(module, kinds) for module in model.modules()):
+        raise RecipeError(_NOT_SHARDED.format(why=f"world size {world()}"))
 
 
-def sharding_asked(environment: Mapping[str, str] = os.environ) -> bool:
+def sharding_asked(environment: Mapping[str, str] | None = None) -> bool:
     """Whether accelerate's configuration asks for FSDP, as `accelerate launch` passes it on."""
+    environment = os.environ if environment is None else environment
     return environment.get("ACCELERATE_USE_FSDP", "false").strip().lower() in ("1", "true", "yes")
 
 

@@ -67,6 +67,7 @@ def run_tune(
     from lamina.jobs.claimed import leave, standing
     from lamina.jobs.tuning import tune
 
+    parallel.check_can_shard()
     parallel.start()
     tell = _teller(watch)
     place = Place(out.absolute(), recipe_path.parent.absolute(), resume)
