@@ -21,7 +21,15 @@ from transformers import (
 )
 
 from lamina.core.errors import CheckpointError
-from lamina.engine.generate import Sampling, distribution, draw, sample, uniforms
+from lamina.engine.generate import (
+    Sampling,
+    _GrowingLayer,
+    _Steps,
+    distribution,
+    draw,
+    sample,
+    uniforms,
+)
 
 VOCAB, START, END = 24, 0, 1
 ASKED: dict[str, Any] = {"start_id": START, "eos_id": END, "seed": 5, "max_new_tokens": 20}
@@ -129,6 +137,15 @@ def one_by_one_long(model: torch.nn.Module, number: int, tokens: int) -> list[in
             logits = model(input_ids=torch.tensor([text]), use_cache=False).logits[:, -1]
         text.append(int(draw(logits.softmax(-1), torch.tensor([u]))))
     return text[1:]
+
+
+def test_the_cache_of_a_plain_model_is_ours() -> None:
+    """Were transformers to make other caches, only speed would tell."""
+    steps = _Steps(pico_llama(), torch.zeros(2, 1, dtype=torch.long))
+    for _ in range(3):
+        steps.logits(torch.ones(2, 1, dtype=torch.long))
+    assert [type(layer) for layer in steps._cache.layers] == [_GrowingLayer] * 2
+    assert steps._cache.get_seq_length() == 3
 
 
 def test_a_shorter_text_is_the_beginning_of_a_longer_one() -> None:

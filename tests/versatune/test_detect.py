@@ -336,7 +336,7 @@ def test_a_start_token_beyond_the_embedding_is_refused(
     tokenizer = word_tokenizer()
     tokenizer.add_special_tokens({"bos_token": "<start>"})
     small = untrained(vocab=27)
-    with pytest.raises(RecipeError, match="<start> has the id 27, but .* 27 rows"):
+    with pytest.raises(RecipeError, match=r"<start> has the id 27, but .* 27 rows"):
         detect(small, tokenizer, planted.labelled, settings(), tmp_path / "o", identity="x")
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from lamina.core.errors import OutputError, RecipeError, did_you_mean
 from lamina.core.manifest import NAME as MANIFEST
-from lamina.core.manifest import Manifest, write_atomic
+from lamina.core.manifest import Manifest, read_json, write_atomic
 from lamina.core.recipe import Recipe, apply_overrides, load_mapping, validate
 from lamina.core.yaml import dump_yaml
 from lamina.data.recipe import DomainSpec, domains_from_dict
@@ -153,7 +153,12 @@ def run_detect(
 
 
 def detect_for_tuning(run: Run, folder: Path) -> dict[str, Any]:
-    """The detection inside a tune run: the model as it starts, its domains, into `folder`."""
+    """The detection inside a tune run: the model as it starts, its domains, into `folder`.
+
+    A resumed run keeps what it detected; whether it is still the same run is not asked here.
+    """
+    if run.place.resume and (folder / "shares.json").is_file():
+        return read_json(folder / "shares.json")
     recipe = run.recipe
     texts = read_texts(recipe.domains, run.place.home, seed=recipe.detect.seed)
     from lamina.versatune.detect import check_section

@@ -66,16 +66,18 @@ class Journal:
         self._file.write(b"".join(json.dumps(line).encode() + b"\n" for line in lines))
         self._file.flush()
 
-    def _take(self, line: dict[str, Any]) -> None:
+    def _take(self, line: dict[str, Any]) -> bool:
+        """Puts what a line says in its place; whether it was one of ours."""
         match line:
             case {"text": str(text), "tokens": int(tokens), "finished": bool(finished)}:
                 self.texts.append(Sampled(text, tokens, finished))
-            case {"check": row}:
+            case {"check": None | list() as row}:
                 self.checks.append(None if row is None else tuple(row))
-            case {"judged": row}:
+            case {"judged": None | list() as row}:
                 self.judged.append(None if row is None else tuple(row))
             case _:
-                raise ValueError("no line of ours")
+                return False
+        return True
 
 
 @contextmanager
@@ -115,23 +117,26 @@ def _read(path: Path, file: IO[bytes], journal: Journal, run: str) -> int:
     """How many bytes are whole lines; what they say is in the journal."""
     good = 0
     for number, line in enumerate(file):
-        try:
-            value = json.loads(line) if line.endswith(b"\n") else None
-            if not isinstance(value, dict):
-                break
-            if number == 0:
-                _check_run(path, value, run)
-            else:
-                journal._take(value)
-        except (ValueError, TypeError):
+        if not line.endswith(b"\n"):
+            break
+        value = _parsed(line)
+        if number == 0:
+            if value.get("schema") != SCHEMA or value.get("run") != run:
+                raise OutputError(
+                    f"{path} is of an unfinished detection with other settings, another model or "
+                    "other rows. Run that one to its end, choose another folder, or remove this "
+                    "one."
+                )
+        elif not journal._take(value):
             break
         good += len(line)
     return good
 
 
-def _check_run(path: Path, first: dict[str, Any], run: str) -> None:
-    if first.get("schema") != SCHEMA or first.get("run") != run:
-        raise OutputError(
-            f"{path} is of an unfinished detection with other settings, another model or other "
-            "rows. Run that one to its end, choose another folder, or remove this one."
-        )
+def _parsed(line: bytes) -> dict[str, Any]:
+    """The object of a line; an empty one if there is none."""
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -233,8 +233,7 @@ def test_nothing_but_nonsense_stops_the_judge_and_is_not_kept(serve: Serve) -> N
     got: list[Any] = []
     texts = ["good", "bad", "good", *["bad"] * 9]
     with pytest.raises(JudgeStopped, match=r"4 answers in a row.*`lorem ipsum`"):
-        for row in judge(serve(some).url, max_nonsense=4).judge(texts):
-            got.append(row)
+        got.extend(judge(serve(some).url, max_nonsense=4).judge(texts))
     assert got == [(1.0, 0.0), None, (1.0, 0.0)]
 
 

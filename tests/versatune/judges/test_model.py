@@ -1,6 +1,5 @@
 """A language model as a judge: the likelihoods of the names, against a plain computation."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,11 +85,10 @@ def test_a_judge_without_a_cache_says_the_same(
 
     def without(**given: Any) -> Any:
         outputs = forward(**given)
-        outputs.pop("past_key_values", None)
-        return outputs
+        return type(outputs)(logits=outputs.logits)
 
     monkeypatch.setattr(judge._model, "forward", without)
-    assert list(judge.judge(["the law of medicine"]))[0] == pytest.approx(cached[0], abs=1e-5)
+    assert next(judge.judge(["the law of medicine"])) == pytest.approx(cached[0], abs=1e-5)
 
 
 def test_an_empty_text_says_nothing_once_calibrated(judges_home: Path) -> None:
@@ -129,7 +127,7 @@ def test_weights_that_are_not_numbers_make_an_invalid_answer(judges_home: Path) 
     ("settings", "message"),
     [
         ({"chat": True}, "has no chat template"),
-        ({"text_tokens": 120}, r"reads 128 tokens; the prompt with 120 .* text_tokens to \d+"),
+        ({"text_tokens": 120}, r"reads 128 tokens; the prompt with 120 .*text_tokens to \d+"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(
@@ -154,12 +152,10 @@ def test_pickled_weights_are_refused(judges_home: Path, tmp_path: Path) -> None:
         load(tmp_path, path="pickled")
 
 
-def test_a_domain_that_cannot_be_said_is_refused(
-    judges_home: Path, word_tokenizer: Callable[..., Any]
-) -> None:
+def test_a_domain_that_cannot_be_said_is_refused(judges_home: Path) -> None:
+    from tokenizers import normalizers
+
     judge = load(judges_home)
-    judge._tokenizer.backend_tokenizer.normalizer = __import__("tokenizers").normalizers.Replace(
-        " mute", ""
-    )
+    judge._tokenizer.backend_tokenizer.normalizer = normalizers.Replace(" mute", "")
     with pytest.raises(CheckpointError, match="no token for mute"):
         ModelJudge(judge._model, judge._tokenizer, judge._section, ("law", "mute"))
