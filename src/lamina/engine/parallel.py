@@ -13,7 +13,6 @@ import torch.distributed as dist
 
 from lamina.core.errors import RecipeError
 
-
 _NOT_SHARDED = (
     "sharding (FSDP) was asked for by accelerate's configuration, but the model is not sharded "
     "({why}); every process would hold all of it. Start it with `accelerate launch` on several "
