@@ -387,7 +387,7 @@ def order(
 
 @app.command
 def show(path: Path, /) -> None:
-    """Draw a merged folder (or a run) in the terminal: layers, weights, losses, warnings.
+    """Draw a run's folder in the terminal: layers, domains, weights, losses, warnings.
 
     Parameters
     ----------

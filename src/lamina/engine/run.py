@@ -70,6 +70,7 @@ def run_windows(
     allowed: frozenset[str] = frozenset(),
     tell: Callable[[str], None] = lambda line: None,
     advance: Callable[[int], None] = lambda steps: None,
+    on_window: Callable[[], None] = lambda: None,
     watched: Mapping[str, Examples] | None = None,
     kept: Sequence[str] = (),
     distil_weight: float = 0.0,
@@ -86,6 +87,7 @@ def run_windows(
         allowed: what may have changed since that checkpoint.
         kept: domains whose rows are held near the starting model by `distil_weight` times the
             divergence from it, a mean over the same tokens as the loss.
+        on_window: called in the first process when a window was closed.
         watched: texts whose loss is told to the steering, but never trained on.
 
     Raises:
@@ -129,7 +131,7 @@ def run_windows(
                 model, arguments, data, train, sampler, head, steering, measure,
                 describe=partial(_describe, identity=identity, train=train),
                 collate_rows=partial(collate, pad_id=pad_id, flatten=flatten),
-                kept=kept, distil_weight=distil_weight, advance=advance, interrupted=interrupted,
+                kept=kept, distil_weight=distil_weight, advance=advance, on_window=on_window, interrupted=interrupted,
             )  # fmt: skip
         if found is not None:
             _restore(trainer, found[1])
@@ -162,6 +164,7 @@ def _trainer(
     kept: Sequence[str],
     distil_weight: float,
     advance: Callable[[int], None],
+    on_window: Callable[[], None],
     interrupted: list[int],
 ) -> MixtureTrainer:
     try:
@@ -182,6 +185,7 @@ def _trainer(
                 kept=kept,
                 distil_weight=distil_weight,
                 advance=advance,
+                on_window=on_window,
                 interrupted=lambda: bool(interrupted),
             )
     except (RuntimeError, ImportError, ValueError) as error:

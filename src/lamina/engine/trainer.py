@@ -201,10 +201,11 @@ class MixtureTrainer(Trainer):
         kept: Sequence[str] = (),
         distil_weight: float = 0.0,
         advance: Callable[[int], None] = lambda steps: None,
+        on_window: Callable[[], None] = lambda: None,
         interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
         self.data, self.sampler, self.head, self.steering = data, sampler, head, steering
-        self.measure, self.describe = measure, describe
+        self.measure, self.describe, self._on_window = measure, describe, on_window
         self.window_steps, self.save_every, self.keep = window_steps, save_every, keep
         self.teacher = starting_model(model) if kept else None
         self.distil_weight = distil_weight
@@ -314,6 +315,8 @@ class MixtureTrainer(Trainer):
         self.sampler.close(following)
         self.tally = Tally.empty(len(names), self.args.device)
         self.stopped = following.stop
+        if parallel.is_main():
+            self._on_window()
         held_out = closed.losses.losses()
         self.log(
             {f"held_out/{name}": held_out[name] for name in names}

@@ -269,10 +269,23 @@ def _train(
         allowed=run.allowed,
         tell=run.tell,
         advance=run.watch.advance,
+        on_window=partial(_window_closed, run, steering),
         watched={} if alone else run.watched,
         kept=() if alone or distil is None else _kept(run),
         distil_weight=0.0 if alone or distil is None else distil.weight,
     )
+
+
+def _window_closed(run: Run, steering: Steering) -> None:
+    """Keeps `domains.jsonl` up to date and says where the run stands."""
+    if not isinstance(steering, Mixture):
+        return
+    write_lines(run.out / "domains.jsonl", steering.history)
+    line = steering.history[-1]
+    losses = ", ".join(f"{name} {loss:.4f}" for name, loss in line["loss"].items())
+    run.tell(f"window {line['window'] + 1} of {run.train.windows}: held-out losses {losses}")
+    if len(steering.history) < run.train.windows:
+        run.tell(f"  next: {steering.reason}")
 
 
 def _kept(run: Run) -> tuple[str, ...]:
