@@ -131,7 +131,8 @@ def run_windows(
                 model, arguments, data, train, sampler, head, steering, measure,
                 describe=partial(_describe, identity=identity, train=train),
                 collate_rows=partial(collate, pad_id=pad_id, flatten=flatten),
-                kept=kept, distil_weight=distil_weight, advance=advance, on_window=on_window, interrupted=interrupted,
+                kept=kept, distil_weight=distil_weight,
+                advance=advance, on_window=on_window, interrupted=interrupted,
             )  # fmt: skip
         if found is not None:
             _restore(trainer, found[1])
