@@ -344,3 +344,15 @@ def test_one_process_of_ddp_gives_the_same_gradients(
             _close(found, own, within=1e-6)
     finally:
         dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2"])
+def test_inside_the_models_own_forward_pass_the_sums_are_the_same(
+    network: Callable[..., Any], rows: list[PackedRow], kind: str
+) -> None:
+    """What sharded weights need: they are whole only there."""
+    model = _of_kind(network, kind)
+    batch = _batch(rows)
+    apart, inside = (LossHead(model, inside=flag)(model, batch) for flag in (False, True))
+    torch.testing.assert_close(inside.per_example, apart.per_example, rtol=1e-6, atol=1e-6)
+    _close(_gradients(model, inside.loss), _gradients(model, apart.loss), within=1e-5)

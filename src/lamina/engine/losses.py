@@ -65,10 +65,15 @@ class LossHead:
     Args:
         chunk_tokens: positions whose logits are held at once; by default about 8 MB of them on a
             CPU and 512 MB on an accelerator.
+        inside: compute the predictors' logits in the model's own forward pass, all at once: weights
+            that are sharded over processes are whole only there.
     """
 
-    def __init__(self, model: nn.Module, *, chunk_tokens: int | None = None) -> None:
+    def __init__(
+        self, model: nn.Module, *, chunk_tokens: int | None = None, inside: bool = False
+    ) -> None:
         self._head, self.fallback = find_head(model)
+        self._inside = inside
         self._chunk_tokens = chunk_tokens
         self._with_positions = takes_positions(model)
         self.num_embeddings = int(core_model(model).get_input_embeddings().weight.shape[0])
@@ -114,6 +119,12 @@ class LossHead:
             given["position_ids"] = inputs["position_ids"]
         if head is None:
             own_NV = model(**given).logits.flatten(0, 1).index_select(0, places_N)
+            return States(own_NV, None, None, self._chunk(own_NV))
+        if self._inside:
+            with capture(
+                head.module, keep=lambda h: h.flatten(0, 1).index_select(0, places_N)[None]
+            ):
+                own_NV = model(**given).logits[0]
             return States(own_NV, None, None, self._chunk(own_NV))
         with capture(head.module, keep=nothing) as seen:
             model(**given)

@@ -102,7 +102,7 @@ def run_windows(
         for line in check_fits(found[1], identity, allowed):
             tell(line)
     arguments = _arguments(train, folder)
-    head = LossHead(model)
+    head = LossHead(model, inside=parallel.sharding_asked())
     if head.fallback:
         tell(f"logits are computed whole: {head.fallback}")
     model.to(arguments.device)
