@@ -4,6 +4,7 @@ Trained on rows of the user's own domains, every domain weighing the same, so th
 probabilities assume no mix. They are calibrated: logits of rows that were not trained on (five
 folds) are divided by the temperature at which their likelihood is highest (Guo et al. 2017,
 1706.04599), so that of texts it gives 70 % to law about 70 % are law. Deterministic.
+On one core, texts of 2,000 characters: 15 s to train on 3,800 rows, under 1 ms to judge one.
 """
 
 from __future__ import annotations
