@@ -2,12 +2,13 @@
 
 Text number i draws its tokens with uniform numbers of its own (a Philox stream keyed by seed and
 i) by the inverse of the cumulative distribution, so it is the same text in any batch, up to ties
-in float arithmetic (4,096 tokens in float32: about one text of 128 tokens in a hundred had one
-between batches of 1 and 64; the same batches give the same bits). All rows begin with one token, so there is no padding; keys and values are
-cached in buffers that grow by doubling (torch.cat copies the whole cache at each token: at 512
-tokens that cost 40 % more time); finished rows leave the batch. Memory is the cache of
-`batch_size` texts, and a few [B, V] arrays. A model that keeps no cache of keys and values reads
-its whole text again at each token.
+in float arithmetic: between batches of 1 and 64, one of 96 texts differed (4,096 tokens in the
+vocabulary, float32, 128 tokens a text). The same batches give the same bits.
+
+All rows begin with one token, so there is no padding; keys and values are cached in buffers that
+grow by doubling (torch.cat copies the whole cache at each token: at 512 tokens that cost 40 % more
+time); finished rows leave the batch. Memory is the cache of `batch_size` texts, and a few [B, V]
+arrays. A model that keeps no cache of keys and values reads its whole text again at each token.
 
 Letters: B rows of the batch, V vocabulary, T tokens so far, H heads, D of a head.
 """
