@@ -104,6 +104,18 @@ def trained_parameters(network: Any) -> int:
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
 
 
+def _rounded(state: dict[str, torch.Tensor], dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
+    """Tensors in another dtype; those that share their memory, tied ones, still do."""
+    if dtype is None:
+        return state
+    done: dict[tuple[int, torch.Size], torch.Tensor] = {}
+    for value in state.values():
+        key = (value.data_ptr(), value.shape)
+        if key not in done:
+            done[key] = value.to(dtype) if value.is_floating_point() else value
+    return {name: done[value.data_ptr(), value.shape] for name, value in state.items()}
+
+
 def save_model(network: Any, folder: Path, *, dtype: torch.dtype | None) -> None:
     """Writes the model as an ordinary folder: an adapter, or full weights in their first dtype.
 
@@ -116,13 +128,5 @@ def save_model(network: Any, folder: Path, *, dtype: torch.dtype | None) -> None
         if isinstance(network, PeftModel):
             network.save_pretrained(str(folder), safe_serialization=True)
             return
-        state = {
-            name: value if dtype is None or not value.is_floating_point() else value.to(dtype)
-            for name, value in network.state_dict().items()
-        }
-        config_dtype = network.config.dtype
-        network.config.dtype = dtype or config_dtype
-        try:
-            network.save_pretrained(str(folder), state_dict=state)
-        finally:
-            network.config.dtype = config_dtype
+        state = _rounded(network.state_dict(), dtype)
+        network.save_pretrained(str(folder), state_dict=state)

@@ -439,6 +439,8 @@ def _write_model(run: Run, model: Any, card: str) -> None:
         for file in carried_files(home) if (home / "config.json").is_file() else []:
             (part / file).parent.mkdir(exist_ok=True)
             shutil.copyfile(home / file, part / file)
+        if run.train.method == "full":  # as it was: dtype, use_cache and all
+            shutil.copyfile(run.source.folder / "config.json", part / "config.json")
         if run.recipe.data.chat_template is not None:
             _write_template(run, part)
         (part / "README.md").write_text(card, encoding="utf-8")
