@@ -21,9 +21,9 @@ from lamina.data.load import DomainData, load_domains
 from lamina.data.templates import choose_template
 from lamina.engine import parallel
 from lamina.engine.attention import check_no_leak
-from lamina.engine.load import Source, find_model, load_tokenizer, quiet
+from lamina.engine.load import Source, find_model, fingerprint, load_tokenizer, quiet
 from lamina.engine.recipe import TrainSection
-from lamina.engine.run import Finished, refuse_few_rows, run_windows, start_losses
+from lamina.engine.run import Finished, check_arguments, refuse_few_rows, run_windows, start_losses
 from lamina.engine.state import Identity, check_fits, digest, newest_state
 from lamina.engine.trainer import Steering
 from lamina.engine.tunable import load_tunable, num_embeddings, save_model, trained_parameters
@@ -36,12 +36,14 @@ from lamina.versatune.ledger import StageEnd, ledger
 from lamina.versatune.recipe import TuneRecipe
 from lamina.versatune.reference import Alone
 from lamina.versatune.steer import Mixture, Stage
-from lamina.weights.checkpoint import open_checkpoint, read_config
+from lamina.weights.checkpoint import read_config
 
 if TYPE_CHECKING:
     from lamina.data.encode import Examples
 
 Tell = Callable[[str], None]
+READ_OF_TRAINED = {"lora": 0.47, "full": 0.33}
+MUCH = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,7 @@ def tune(
     recipe: TuneRecipe, place: Place, allowed: frozenset[str], watch: Watcher, tell: Tell
 ) -> dict[str, Any]:
     """See `jobs.tune.run_tune`."""
+    check_arguments(recipe.settled_train)
     run = _prepare(recipe, place, allowed, watch, tell)
     log = _Log(place.out / LOG)
     _open_folder(run, log)
@@ -91,6 +94,7 @@ def tune(
         f"tuning {trained_parameters(model):,} values in {run.train.windows} windows of "
         f"{run.train.window_steps} steps"
     )
+    tell(_cost_of_looking(run))
     began = time.monotonic()
     finished = _train(run, model, steering, resume=place.resume, folder=place.out / "checkpoints")
     log.write(
@@ -150,13 +154,10 @@ def _prepare(
         "domains": {name: domain.report for name, domain in data.items()},
     }
     _show_data(report, tell)
-    model = open_checkpoint(source.folder).fingerprint
-    if source.adapter is not None:
-        model = digest([model, open_checkpoint(source.adapter).fingerprint])
     identity = Identity(
         data=digest({name: domain.fingerprint for name, domain in data.items()}),
         recipe=_recipe_digest(recipe, watched),
-        model=model,
+        model=fingerprint(source),
         world=parallel.world(),
     )
     return Run(
@@ -223,6 +224,24 @@ def _show_data(report: Mapping[str, Any], tell: Tell) -> None:
         for sample in entry["samples"]:
             text = "".join(f"[[{t}]]" if trained else t for t, trained in sample["pieces"])
             tell(f"  {name} ({sample['place']}), trained on what stands in [[ ]]: {_short(text)}")
+
+
+def _cost_of_looking(run: Run) -> str:
+    """How much of the time goes into held-out losses, and what to do where that is much."""
+    train = run.train
+    held_out = sum(int(domain.heldout.starts[-1]) for domain in run.data.values())
+    tokens = sum(int(domain.train.tokens.sum()) for domain in run.data.values())
+    rows = sum(len(domain.train) for domain in run.data.values())
+    window_rows = train.window_steps * train.accumulate * train.batch_size * parallel.world()
+    # A token that is only read costs this share of one that is trained on (docs/performance.md).
+    relative = READ_OF_TRAINED[train.method]
+    share = relative * held_out / (relative * held_out + window_rows * tokens / rows)
+    told = (
+        f"held-out losses after each window read {held_out:,} tokens, about {share:.0%} of the time"
+    )
+    if share > MUCH:
+        told += "; longer windows (train.window_steps) or fewer data.heldout_rows cost less"
+    return told
 
 
 def _short(text: str, limit: int = 300) -> str:
