@@ -236,9 +236,7 @@ def _cost_of_looking(run: Run) -> str:
     # A token that is only read costs this share of one that is trained on (docs/performance.md).
     relative = READ_OF_TRAINED[train.method]
     share = relative * held_out / (relative * held_out + window_rows * tokens / rows)
-    told = (
-        f"held-out losses after each window read {held_out:,} tokens, about {share:.0%} of the time"
-    )
+    told = f"held-out losses read {held_out:,} tokens a window, about {share:.0%} of the time"
     if share > MUCH:
         told += "; longer windows (train.window_steps) or fewer data.heldout_rows cost less"
     return told
