@@ -10,7 +10,8 @@ import pytest
 import lamina
 
 HEAVY = {"torch", "transformers", "peft", "accelerate", "numba", "numpy", "scipy", "pandas",
-         "matplotlib", "safetensors", "tokenizers", "huggingface_hub", "datasets"}  # fmt: skip
+         "matplotlib", "safetensors", "tokenizers", "huggingface_hub", "datasets",
+         "sklearn"}  # fmt: skip
 CORE = sorted(
     f"lamina.core.{path.stem}"
     for path in (Path(lamina.__file__).parent / "core").glob("*.py")
@@ -34,6 +35,12 @@ def test_the_core_was_found():
 
 
 LATE = [
+    "lamina.data.recipe",
+    "lamina.engine.recipe",
+    "lamina.versatune.recipe",
+    "lamina.jobs.tune",
+    "lamina.jobs.detect",
+    "lamina.jobs.order",
     "lamina.merge.recipe",
     "lamina.evaluate.run",
     "lamina.report.page",

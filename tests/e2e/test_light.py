@@ -36,7 +36,9 @@ def imported(tmp_path: Path, *arguments: object) -> set[str]:
 
 @pytest.mark.e2e
 def test_help_and_check_import_nothing_heavy(home: Path, tmp_path: Path) -> None:
-    for arguments in (("--help",), ("check", home / "lata.yaml"), ("check", home / "math")):
+    tune = Path(__file__).parents[2] / "recipes" / "foster.yaml"
+    recipes = [("check", home / "lata.yaml"), ("check", home / "math"), ("check", tune)]
+    for arguments in (("--help",), *recipes):
         found = imported(tmp_path, *arguments)
         assert "lamina" in found
         assert not found & set(HEAVY), (arguments, found & set(HEAVY))
