@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from lamina.core.errors import RecipeError
+from lamina.core.errors import CheckpointError, RecipeError
 from lamina.engine.collate import PackedRow, collate
 from lamina.engine.heads import core_model, evaluating, takes_positions
 
@@ -35,6 +35,7 @@ def check_no_leak(model: nn.Module, *, flatten: bool, num_embeddings: int) -> No
 
     Raises:
         RecipeError: examples see each other, or are not read as they are alone.
+        CheckpointError: the model gives logits that are not finite.
     """
     draws = np.random.default_rng(20241)
     first, other, second = (
@@ -46,6 +47,12 @@ def check_no_leak(model: nn.Module, *, flatten: bool, num_embeddings: int) -> No
         _, moved_second = logits(other, second)
         (alone_first,) = logits(first)
         (alone_second,) = logits(second)
+    if not all(part.isfinite().all() for part in (alone_first, alone_second)):
+        raise CheckpointError(
+            f"{type(core_model(model)).__name__} gives logits that are not finite before any "
+            "training: its weights are damaged, or overflow in this dtype. Get the model again, or "
+            "write dtype: float32."
+        )
     leak = _distance(moved_second, packed_second)
     apart = max(_distance(packed_first, alone_first), _distance(packed_second, alone_second))
     dtype = packed_first.dtype

@@ -9,6 +9,7 @@ file. Memory is one model's weights in the asked dtype; an adapter is merged int
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import warnings
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from lamina.weights.checkpoint import (
     ADAPTER_WEIGHTS,
     open_checkpoint,
     read_json_object,
+    sample_file,
 )
 from lamina.weights.headers import read_header
 from lamina.weights.locate import locate
@@ -83,6 +85,16 @@ def find_model(model: Path | str, *, base: Path | str | None = None) -> Source:
         )
     _check_folder(base_folder)
     return Source(str(model), base_folder, folder)
+
+
+def fingerprint(source: Source) -> str:
+    """The same for the same weights, wherever they lie; an adapter's with its base's."""
+    base = open_checkpoint(source.folder).fingerprint
+    if source.adapter is None:
+        return base
+    digest = hashlib.blake2b((source.adapter / ADAPTER_CONFIG).read_bytes(), digest_size=16)
+    sample_file(read_header(source.adapter / ADAPTER_WEIGHTS), digest)
+    return f"{base}+{digest.hexdigest()}"
 
 
 @contextlib.contextmanager

@@ -196,6 +196,22 @@ def _trainer(
     return trainer
 
 
+def check_arguments(train: TrainSection) -> None:
+    """Refuses what transformers does not know, before anything is read.
+
+    Raises:
+        RecipeError: an optimiser, a schedule or a tracker that is unknown or not installed.
+    """
+    from transformers.integrations import get_reporting_integration_callbacks
+
+    arguments = _arguments(train, Path())
+    try:
+        with quiet():
+            get_reporting_integration_callbacks(arguments.report_to)
+    except (ValueError, ImportError) as error:
+        raise RecipeError(f"train.report_to: {first_line(error)}") from error
+
+
 def _arguments(train: TrainSection, folder: Path) -> TrainingArguments:
     """What transformers' Trainer is told."""
     try:

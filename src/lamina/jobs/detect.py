@@ -180,12 +180,9 @@ def read_texts(domains: Mapping[str, DomainSpec], home: Path, *, seed: int) -> d
 
 def identity_of(source: Source) -> str:
     """The fingerprint of a model's weights, with its adapter's."""
-    from lamina.weights.checkpoint import open_checkpoint
+    from lamina.engine.load import fingerprint
 
-    prints = [open_checkpoint(source.folder).fingerprint]
-    if source.adapter is not None:
-        prints.append(open_checkpoint(source.adapter).fingerprint)
-    return "+".join(prints)
+    return fingerprint(source)
 
 
 def claim(out: Path, inputs: Sequence[Path], overwrite: bool) -> None:
