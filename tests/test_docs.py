@@ -1,16 +1,22 @@
 """What the documents say is there: links, functions, keys, and the checksum's recipe."""
 
 import importlib
+import inspect
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
+from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
 
+from lamina.core.recipe import validate
 from lamina.core.yaml import load_yaml
 from lamina.merge.keys import ALL_PARAMETERS, KEYS, METHODS, RULES
 from lamina.merge.recipe import from_dict
+from lamina.versatune.policies import POLICIES, parameters_of
+from lamina.versatune.recipe import TuneRecipe
 
 HOME = Path(__file__).parents[1]
 PAGES = sorted([*HOME.glob("*.md"), *HOME.glob("docs/*.md"), HOME / "dev" / "LOG.md"])
@@ -46,9 +52,9 @@ def test_links_lead_somewhere(page: Path):
 
 def test_every_function_that_the_papers_page_names_is_there():
     text = read("docs/papers.md")
-    floors = "core|weights|merge|lata|jobs|evaluate"
+    floors = "core|weights|data|merge|engine|lata|versatune|jobs|evaluate"
     names = sorted(set(re.findall(rf"`((?:{floors})\.[A-Za-z_.]+)`", text)))
-    assert len(names) > 30
+    assert len(names) > 60
     assert [name for name in names if not exists(name)] == []
 
 
@@ -80,6 +86,84 @@ def test_the_recipe_in_the_text_is_one(page: str):
     whole = [block for block in blocks if "merge_method" in block]
     assert len(whole) == 1
     assert from_dict(load_yaml(whole[0]), page).warnings == ()
+
+
+def default_keys(model: Any, prefix: str = "") -> dict[str, str]:
+    """Key -> its default as the tables write it, for all keys below a recipe's class."""
+    keys: dict[str, str] = {}
+    for name, field in model.model_fields.items():
+        value = field.get_default(call_default_factory=True)
+        inner = models_in(field.annotation)
+        keys |= {} if inner else {f"{prefix}{name}": shown(value)}
+        for one in inner:
+            keys |= default_keys(one, f"{prefix}{name}.")
+    return keys
+
+
+def models_in(kind: Any) -> list[Any]:
+    """The recipe classes in an annotation, however deep."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return [kind]
+    return [found for part in get_args(kind) for found in models_in(part)]
+
+
+def shown(value: Any) -> str:
+    match value:
+        case None:
+            return "none"
+        case bool():
+            return str(value).lower()
+        case int() | float():
+            return f"{value:g}" if value < 1e6 else str(value)
+        case tuple() | list():
+            return f"[{', '.join(map(shown, value))}]"
+        case str() if len(value) > 60:
+            return "ours"  # a prompt
+        case _ if value is PydanticUndefined:
+            return ""
+        case _:
+            return str(value)
+
+
+def test_every_key_of_a_tuning_stands_in_the_reference_with_its_default():
+    text = read("docs/tuning.md").partition("## The recipe, key by key")[2]
+    rows = re.findall(r"^\| (\**)`([\w.]+)`\** \| (.*?) ?\|", text, re.MULTILINE)
+    written = {key: default for _, key, default in rows}
+    real = {
+        key.removeprefix("domains.sources."): default
+        for key, default in default_keys(TuneRecipe).items()
+        if not key.startswith("domains.heldout.")
+    }
+    ours = {"domains", "domains.NAME.sources", "domains.NAME.heldout"}
+    assert {key: default for key, default in written.items() if key not in ours} == real
+    bold = {key for stars, key, _ in rows if stars}
+    assert bold - {"domains"} == {key for key, default in real.items() if default == ""}
+
+
+def test_every_policy_stands_in_the_table_with_its_parameters():
+    rows = re.findall(r"^\| `(\w+)` \| .*? \| (.*?) ?\| .*?\| .* \|$", read("docs/tuning.md"), re.M)
+    table = {name: parameters for name, parameters in rows if name in POLICIES}
+    assert list(table) == [name for name in table if name in POLICIES]
+    assert set(table) == set(POLICIES)
+    for name, text in table.items():
+        written = dict(re.findall(r"`(\w+)` ?([\w.]*)", text))
+        known = {
+            key: "" if value in (None, inspect.Parameter.empty) else shown(value)
+            for key, value in parameters_of(name).items()
+        }
+        assert written == known, name
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/tuning.md"])
+def test_the_tune_recipes_in_the_text_are_recipes(page: str):
+    blocks = re.findall(r"```yaml\n(.*?)```", read(page), re.DOTALL)
+    values = [load_yaml(block) for block in blocks]
+    whole = [value for value in values if "domains" in value and "model" in value]
+    assert len(whole) == 1
+    validate(TuneRecipe, whole[0], page)
+    for part in values:
+        if part not in whole and "merge_method" not in part:
+            validate(TuneRecipe, {**whole[0], "train": {}, **part}, page)
 
 
 def test_the_checksum_in_the_text_is_the_one_we_write(tmp_path: Path):

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 _OWN = ("domains", "detect")
 _TUNE = ("data", "train", "mixture", "self_distillation", "max_forgetting", "general",
-         "trust_remote_code", "model")  # fmt: skip
+         "model")  # fmt: skip
 _FILES = ("recipe.yaml", "journal.jsonl", "texts.jsonl.gz", "shares.json", "report.html", MANIFEST)
 
 

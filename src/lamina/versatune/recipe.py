@@ -134,7 +134,6 @@ class TuneRecipe(Recipe):
     """End the run when a domain's held-out loss rises by more than this share."""
     general: str | None = "default"
     """Text whose loss is told before and after; `default`: a slice that lamina carries."""
-    trust_remote_code: bool = False
 
     @field_validator("domains")
     @classmethod
