@@ -1,14 +1,17 @@
 """The demo on its own models, with a few held-out rows instead of all."""
 
+import gzip
 import json
 from pathlib import Path
 
 import pytest
 
-from lamina.core.errors import OutputError
+from lamina.core.errors import DataError, OutputError
 from lamina.core.manifest import read_json
+from lamina.core.yaml import dump_yaml
 from lamina.jobs import controls, demo
 from lamina.jobs.watch import Watcher
+from lamina.versatune.recipe import read_tune_recipe
 from lamina.weights.adapter import is_adapter, open_adapter
 from lamina.weights.checkpoint import open_checkpoint
 
@@ -44,8 +47,12 @@ def test_the_demo_runs_and_replaces_only_itself(
             texts[domain].write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert len(texts) == 3
     monkeypatch.setattr(controls, "bundled_texts", lambda: texts)
+    monkeypatch.setenv("LAMINA_CACHE", str(tmp_path / "cache"))
+    small = _small(demo.tune_recipes(demo.list_members()), tmp_path)
+    monkeypatch.setattr(demo, "tune_recipes", lambda members: small)
     out = tmp_path / "demo"
-    told = demo.run_demo(out, Watcher())
+    watch = Lines()
+    told = demo.run_demo(out, watch)
     metrics = read_json(out / "metrics.json")
     assert metrics["order"] == [
         "base", "instruct", "math", "code", "unwanted", "LATA", "task arithmetic",
@@ -55,7 +62,16 @@ def test_the_demo_runs_and_replaces_only_itself(
     before = metrics["models"]["with unwanted"]["unwanted"]["loss"]
     assert metrics["models"]["forget"]["unwanted"]["loss"] > before
     assert len(metrics["controls"]["rows"]) == 1 + 1 + 5 + 1
-    assert Path(told["page"]).read_text(encoding="utf-8").lstrip().startswith("<!DOCTYPE html>")
+    page = Path(told["page"]).read_text(encoding="utf-8")
+    assert page.lstrip().startswith("<!DOCTYPE html>")
+    assert "What the instruct model knows" in page
+    assert "Tuning it with weights that move" in page
+    shares = read_json(out / "detect" / "shares.json")["shares"]
+    lines = [json.loads(line) for line in _lines(out / "tune" / "domains.jsonl")]
+    assert lines[0]["weights"] == pytest.approx(shares, abs=1e-3)
+    assert len(lines) == 2
+    assert (out / "tune" / "model" / "model.safetensors").is_file()
+    assert not [line for line in watch.lines if line.startswith(" ")]
     (out / "mine.txt").write_text("kept?")
     (out / demo.MARK).unlink()
     with pytest.raises(OutputError, match="no earlier demo"):
@@ -63,8 +79,55 @@ def test_the_demo_runs_and_replaces_only_itself(
     assert (out / "mine.txt").is_file()
 
 
-def _lines(path: Path) -> list[str]:
-    import gzip
+def test_the_demos_tuning_is_a_recipe_for_six_domains_that_begins_at_what_is_known(
+    tmp_path: Path,
+) -> None:
+    recipes = demo.tune_recipes(demo.list_members())
+    path = tmp_path / "tune.yaml"
+    path.write_text(dump_yaml(recipes["tune"]))
+    recipe = read_tune_recipe(path)
+    assert tuple(recipe.domains) == demo.DOMAINS
+    assert [stage.policy for stage in recipe.mixture] == ["foster"]
+    assert recipe.mixture[0].detected == "detect"
+    assert recipe.mixture[0].reference.way == "tuned"
+    assert recipes["detect"]["domains"] == recipes["tune"]["domains"]
 
-    with gzip.open(path, "rt", encoding="utf-8") as stream:
-        return stream.read().splitlines()
+
+def test_rows_that_are_missing_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    members = demo.list_members()
+    monkeypatch.setattr(demo, "demo_folder", lambda: tmp_path)
+    with pytest.raises(DataError, match=r"rows are missing.*law_text\.jsonl\.gz"):
+        demo.tune_recipes(members)
+
+
+class Lines(Watcher):
+    """Keeps what is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def tell(self, line: str) -> None:
+        self.lines.append(line)
+
+
+def _small(recipes: dict, folder: Path) -> dict:
+    """The demo's detection and tuning on 40 rows of two domains, in seconds."""
+    domains = {}
+    for name in ("law", "code"):
+        path = folder / f"{name}_rows.jsonl"
+        path.write_text("\n".join(_lines(demo.demo_folder() / f"domains/{name}.jsonl.gz")[:40]))
+        domains[name] = [str(path)]
+    detect, tune = recipes["detect"], recipes["tune"]
+    mixture = tune["mixture"] | {"reference": {"way": "fraction"}}
+    train = tune["train"] | {"windows": 2, "window_steps": 1, "batch_size": 1}
+    return {
+        "detect": {"domains": domains, "detect": detect["detect"] | {"texts": 4, "repeats": 2}},
+        "tune": tune | {"domains": domains, "mixture": mixture, "train": train, "general": None},
+    }
+
+
+def _lines(path: Path) -> list[str]:
+    """Split at line feeds only: a row may hold other line ends."""
+    found = path.read_bytes()
+    text = gzip.decompress(found) if path.suffix == ".gz" else found
+    return text.decode().rstrip("\n").split("\n")

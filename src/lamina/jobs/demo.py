@@ -2,7 +2,8 @@
 
 Merges math and code into instruct by LATA (with controls) and by plain task arithmetic; merges the
 unwanted expert in, too, and makes that model forget it again; measures every member and merge on
-every domain, and writes one page.
+every domain. Then asks what instruct knows of six domains, tunes it on them with weights that move,
+and writes one page.
 """
 
 import shutil
@@ -19,6 +20,8 @@ from lamina.jobs.watch import Watcher
 MEMBERS = ("base", "instruct", "math", "code", "unwanted")
 FORGOTTEN, NEVER_SEEN, POLLUTED = "unwanted", "unwanted_new", "with_unwanted"
 BY_RANK = "forget_by_rank"
+DETECTED, TUNED = "detect", "tune"
+DOMAINS = ("law", "medicine", "finance", "science", "code", "general")
 MARK = "demo.txt"
 
 
@@ -69,12 +72,58 @@ def recipes(members: Mapping[str, str], out: Path) -> dict[str, dict[str, Any]]:
     }
 
 
+def tune_recipes(members: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """What is known, and the tuning that begins there: the recipes by folder.
+
+    The instruct model has something left to learn in five of the domains; the base reads most of
+    them as well as it can (docs/studies.md). Each domain is asked rows and plain text.
+    """
+    folder = demo_folder() / "domains"
+    domains = {
+        name: [str(folder / f"{name}{end}.jsonl.gz") for end in ("", "_text")] for name in DOMAINS
+    }
+    missing = [path for paths in domains.values() for path in paths if not Path(path).is_file()]
+    if missing:
+        raise DataError(
+            f"the demo's rows are missing from {folder}: {', '.join(Path(m).name for m in missing)}"
+            ". Install lamina from its wheel or repository."
+        )
+    detect = {"texts": 100, "repeats": 3, "max_new_tokens": 96, "classifier": {"rows": 300}}
+    train = {
+        "method": "full",
+        "learning_rate": 5e-4,
+        "betas": [0.9, 0.95],
+        "batch_size": 4,
+        "windows": 6,
+        "window_steps": 6,
+        "report_to": [],
+    }
+    mixture = {
+        "policy": "foster",
+        "start": "detected",
+        "detected": DETECTED,
+        "growth": 64,
+        "floor": 0.02,
+        "reference": {"way": "tuned", "windows": 2, "window_steps": 8, "patience": 1},
+    }
+    return {
+        DETECTED: {"domains": domains, "detect": detect},
+        TUNED: {
+            "model": members["instruct"],
+            "domains": domains,
+            "data": {"max_length": 512, "heldout_rows": 16},
+            "train": train,
+            "mixture": mixture,
+        },
+    }
+
+
 def run_demo(out: Path, watch: Watcher) -> dict[str, Any]:
     """Run everything and write `out`; returns where the page and the numbers are.
 
     Raises:
         OutputError: something that is not an earlier demo stands there.
-        DataError: the demo's models or texts are missing.
+        DataError: the demo's models, texts or rows are missing.
     """
     from lamina.evaluate.perplexity import TextLoss, measure
     from lamina.evaluate.run import metrics_of
@@ -84,6 +133,7 @@ def run_demo(out: Path, watch: Watcher) -> dict[str, Any]:
     from lamina.report.page import write_demo_page
 
     members = list_members()
+    tuning = tune_recipes(members)
     out = _make_room(out)
     for name, recipe in recipes(members, out).items():
         write_atomic(out / f"{name}.yaml", dump_yaml(recipe).encode())
@@ -119,6 +169,7 @@ def run_demo(out: Path, watch: Watcher) -> dict[str, Any]:
         "forget": {"text": _forgetting(losses, read_json(out / "forget" / "plan.json"))},
     }
     write_json_atomic(out / "metrics.json", metrics, sort_keys=False)
+    _detect_and_tune(members["instruct"], tuning, out, watch)
     page = write_demo_page(
         out,
         {
@@ -127,9 +178,44 @@ def run_demo(out: Path, watch: Watcher) -> dict[str, Any]:
             "A model that also knows the unwanted facts": POLLUTED,
             "Forgetting them, by the paper's threshold": "forget",
             "Forgetting them, by rank": BY_RANK,
+            "What the instruct model knows": DETECTED,
+            "Tuning it with weights that move": TUNED,
         },
     )
     return {"folder": str(out), "page": str(page), "numbers": str(out / "metrics.json")}
+
+
+def _detect_and_tune(
+    model: str, tuning: Mapping[str, Mapping[str, Any]], out: Path, watch: Watcher
+) -> None:
+    """Both runs, each from a recipe that is written beside its folder."""
+    from lamina.jobs.detect import run_detect
+    from lamina.jobs.tune import run_tune
+
+    paths = {name: out / f"{name}.yaml" for name in tuning}
+    for name, recipe in tuning.items():
+        write_atomic(paths[name], dump_yaml(dict(recipe)).encode())
+    watch.tell(f"lamina detect {model} --domains {paths[DETECTED]} --out {out / DETECTED}")
+    run_detect(model, paths[DETECTED], out / DETECTED, watch=watch)
+    watch.tell(f"lamina tune {paths[TUNED]} --out {out / TUNED}")
+    run_tune(paths[TUNED], out / TUNED, watch=_Outline(watch))
+
+
+class _Outline(Watcher):
+    """Without the indented lines: samples and reasons are in the page."""
+
+    def __init__(self, watch: Watcher) -> None:
+        self._watch = watch
+
+    def stage(self, name: str, total_bytes: int) -> None:
+        self._watch.stage(name, total_bytes)
+
+    def advance(self, num_bytes: int) -> None:
+        self._watch.advance(num_bytes)
+
+    def tell(self, line: str) -> None:
+        if not line.startswith(" "):
+            self._watch.tell(line)
 
 
 def _forgetting(losses: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
