@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PrinterCallback, ProgressCallback, TrainingArguments
+from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
 
 from lamina.core.domains import DomainLosses, RowLosses
 from lamina.core.errors import DataError, RecipeError
@@ -29,7 +29,14 @@ from lamina.engine.heldout import heldout_losses
 from lamina.engine.load import first_line, quiet
 from lamina.engine.losses import LossHead
 from lamina.engine.recipe import TrainSection
-from lamina.engine.state import Identity, MixtureState, check_fits, latest
+from lamina.engine.state import (
+    Identity,
+    MixtureState,
+    check_comparable,
+    check_fits,
+    digest,
+    latest,
+)
 from lamina.engine.trainer import MixtureSampler, MixtureTrainer, NextWindow, Steering, Tally
 
 _NOT_FINITE = (
@@ -97,10 +104,13 @@ def run_windows(
         DataError: a loss that is not finite, with the rows that have it.
     """
     parallel.start()
+    groups = [{name: domain.heldout for name, domain in data.items()}, watched or {}]
+    measured = _measured(groups)
     found = latest(folder, tell) if resume else None
     if found is not None:
         for line in check_fits(found[1], identity, allowed):
             tell(line)
+        check_comparable(found[1], tuple(data), measured)
     arguments = _arguments(train, folder)
     head = LossHead(model, inside=parallel.sharding_asked())
     if head.fallback:
@@ -108,7 +118,6 @@ def run_windows(
     model.to(arguments.device)
     with attending_by_example(model) as by_example:
         flatten = by_example or "flash" in str(model.config._attn_implementation)
-        groups = [{name: domain.heldout for name, domain in data.items()}, watched or {}]
         autocast = torch.bfloat16 if train.dtype == "bfloat16" else None
 
         def measure(step: int) -> tuple[DomainLosses, DomainLosses | None]:
@@ -129,7 +138,7 @@ def run_windows(
         with _logging_to(folder.parent / "logs"):  # trackers read where to when they are made
             trainer = _trainer(
                 model, arguments, data, train, sampler, head, steering, measure,
-                describe=partial(_describe, identity=identity, train=train),
+                describe=partial(_describe, identity=identity, train=train, measured=measured),
                 collate_rows=partial(collate, pad_id=pad_id, flatten=flatten),
                 kept=kept, distil_weight=distil_weight,
                 advance=advance, on_window=on_window, interrupted=interrupted,
@@ -144,7 +153,7 @@ def run_windows(
             trainer.train(resume_from_checkpoint=None if found is None else str(found[0]))
         return Finished(
             step=trainer.state.global_step,
-            interrupted=_ended_by(interrupted) if trainer.was_interrupted else 0,
+            interrupted=_signal_of(interrupted),
             stopped=trainer.stopped,
             resumed_from=None if found is None else found[1].step,
         )
@@ -210,6 +219,13 @@ def check_arguments(train: TrainSection) -> None:
             get_reporting_integration_callbacks(arguments.report_to)
     except (ValueError, ImportError) as error:
         raise RecipeError(f"train.report_to: {first_line(error)}") from error
+    try:
+        with quiet():
+            Trainer.get_optimizer_cls_and_kwargs(arguments)
+    except (ValueError, ImportError, RuntimeError) as error:
+        raise RecipeError(
+            f"train.optimizer {train.optimizer} cannot be used here: {first_line(error)}"
+        ) from error
 
 
 def _arguments(train: TrainSection, folder: Path) -> TrainingArguments:
@@ -301,7 +317,19 @@ def start_losses(model: Any, data: Mapping[str, DomainData], train: TrainSection
         return _measure(model, LossHead(model), group, 0, device, autocast)
 
 
-def _describe(trainer: MixtureTrainer, *, identity: Identity, train: TrainSection) -> MixtureState:
+def _measured(groups: Sequence[Mapping[str, Examples]]) -> str:
+    """Fingerprint of the examples whose losses are measured."""
+    return digest(
+        [
+            {name: [e.ids.tolist(), e.trained.tolist()] for name, e in group.items()}
+            for group in groups
+        ]
+    )
+
+
+def _describe(
+    trainer: MixtureTrainer, *, identity: Identity, train: TrainSection, measured: str
+) -> MixtureState:
     sums, tokens = trainer.window_sums()
     sampler = trainer.sampler
     return MixtureState(
@@ -320,6 +348,7 @@ def _describe(trainer: MixtureTrainer, *, identity: Identity, train: TrainSectio
         data=identity.data,
         recipe=identity.recipe,
         model=identity.model,
+        measured=measured,
         train_sums=sums,
         train_tokens=tokens,
         steering=trainer.steering.state(),
@@ -349,10 +378,12 @@ def _load_final(trainer: MixtureTrainer, checkpoint: Path) -> None:
         trainer._load_from_checkpoint(str(checkpoint))
 
 
-def _ended_by(interrupted: list[int]) -> int:
-    """The signal that ended the run, the same in every process."""
-    by_hand = parallel.any_of(signal.SIGINT in interrupted)
-    return int(signal.SIGINT if by_hand else signal.SIGTERM)
+def _signal_of(interrupted: list[int]) -> int:
+    """The signal that came to any process, the same in every process; 0 where none came."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if parallel.any_of(number in interrupted):
+            return int(number)
+    return 0
 
 
 @contextmanager

@@ -210,7 +210,7 @@ class MixtureTrainer(Trainer):
         self.teacher = starting_model(model) if kept else None
         self.distil_weight = distil_weight
         self._kept = [number for number, name in enumerate(data) if name in kept]
-        self.was_interrupted, self.stopped = False, None
+        self.stopped: str | None = None
         self._final_folder: Path | None = None
         self._grad_norm: Any = None
         super().__init__(
@@ -388,7 +388,6 @@ class _Windows(TrainerCallback):
         if state.global_step >= state.max_steps or trainer.stopped is not None:
             control.should_save = control.should_training_stop = True
         elif parallel.any_of(self._interrupted()):
-            trainer.was_interrupted = True
             control.should_save = control.should_training_stop = True
         # What is logged is a mean since the last time: it starts anew where a run may be gone on.
         control.should_log = control.should_log or control.should_save
