@@ -241,6 +241,52 @@ def test_a_folder_with_other_things_is_left_alone(
         assert [path.name for path in out.iterdir()] == ["thesis.txt"]
 
 
+def test_a_recipe_of_the_users_own_is_not_written_over(
+    place: Path, lamina: Lamina, tmp_path: Path
+) -> None:
+    own = tmp_path / "recipe.yaml"
+    own.write_text(
+        "# mine\n" + (place / "domains.yaml").read_text().replace("data/", f"{place}/data/")
+    )
+    before = own.read_bytes()
+    for more in ((), ("--overwrite",)):
+        told = lamina("detect", place / "base", "--domains", own, "--out", tmp_path, *more)
+        assert told.code == 2
+        assert "holds no detection (recipe.yaml and nothing else)" in told.err
+        assert own.read_bytes() == before
+
+
+def test_what_is_to_be_replaced_stays_until_the_rows_are_read(
+    place: Path, lamina: Lamina, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    asked = ("detect", place / "base", "--out", out, "--judge", "losses", "--overwrite")
+    assert lamina(*asked, "--domains", place / "domains.yaml").code == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    told = lamina(*asked, "--domains", place / "domains.yaml", "-s", "domains.law=data/none.jsonl")
+    assert told.code == 2
+    assert "none.jsonl" in told.err
+    (out / ".git").mkdir()
+    told = lamina(*asked, "--domains", place / "domains.yaml")
+    assert told.code == 2
+    assert "holds no detection (.git)" in told.err
+    (out / ".git").rmdir()
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_run_that_never_began_leaves_nothing(place: Path, lamina: Lamina, tmp_path: Path) -> None:
+    asked = ("detect", place / "base", "--domains", place / "domains.yaml")
+    tokenizer = place / "base" / "tokenizer_config.json"
+    was = tokenizer.read_bytes()
+    tokenizer.write_text("{")
+    try:
+        told = lamina(*asked, "--out", tmp_path / "out")
+    finally:
+        tokenizer.write_bytes(was)
+    assert told.code == 2, told.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_output_inside_the_model_is_refused(place: Path, lamina: Lamina) -> None:
     out = place / "base" / "out"
     told = lamina("detect", place / "base", "--domains", place / "domains.yaml", "--out", out)

@@ -18,7 +18,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lamina.core.errors import OutputError, RecipeError, did_you_mean
+from lamina.core.errors import DataError, OutputError, RecipeError, did_you_mean
 from lamina.core.manifest import NAME as MANIFEST
 from lamina.core.manifest import Manifest, read_json, write_atomic
 from lamina.core.recipe import Recipe, apply_overrides, load_mapping, validate
@@ -35,7 +35,9 @@ DTYPES = ("float32", "bfloat16", "float16", "auto")
 _OWN = ("domains", "detect")
 _TUNE = ("data", "train", "mixture", "self_distillation", "max_forgetting", "general",
          "model")  # fmt: skip
-_FILES = ("recipe.yaml", "journal.jsonl", "texts.jsonl.gz", "shares.json", "report.html", MANIFEST)
+RECIPE = "recipe.yaml"
+_BEGUN = ("journal.jsonl", "texts.jsonl.gz", "shares.json")
+_FILES = (RECIPE, *_BEGUN, "report.html", MANIFEST)
 
 
 class _Sections(Recipe):
@@ -118,15 +120,18 @@ def run_detect(
 
     check_section(tuple(asked.domains), asked.section, home=asked.home)
     source = find_model(model, base=base)
-    claim(out, [source.folder, *([source.adapter] if source.adapter else [])], overwrite)
-    texts = read_texts(asked.domains, asked.home, seed=asked.section.seed)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"{out} cannot be made: {error.strerror}.") from None
     values = _recipe(model, asked, out)
-    write_atomic(out / "recipe.yaml", dump_yaml(values).encode())
-    told = _detect(source, texts, asked.section, out, asked.home, dtype, watch)
+    recipe = dump_yaml(values).encode()
+    inputs = [source.folder, *([source.adapter] if source.adapter else [])]
+    claim(out, inputs, recipe, overwrite=overwrite)
+    texts = read_texts(asked.domains, asked.home, seed=asked.section.seed)
+    _take(out, recipe, overwrite=overwrite)
+    try:
+        told = _detect(source, texts, asked.section, out, asked.home, dtype, watch)
+    except BaseException:
+        if [path.name for path in out.iterdir()] == [RECIPE]:  # refused before anything was done
+            shutil.rmtree(out)
+        raise
     manifest = Manifest(
         kind="detect",
         status="done",
@@ -185,34 +190,67 @@ def identity_of(source: Source) -> str:
     return fingerprint(source)
 
 
-def claim(out: Path, inputs: Sequence[Path], overwrite: bool) -> None:
-    """Whether a detection may be written to a folder; with `overwrite` an earlier one is deleted.
+def claim(out: Path, inputs: Sequence[Path], recipe: bytes, *, overwrite: bool) -> None:
+    """Whether a detection may be written to a folder; nothing is written or deleted yet.
+
+    Args:
+        recipe: what would stand in `recipe.yaml`.
 
     Raises:
         OutputError: it lies in an input, is a file, or holds something else or a finished one.
     """
     from lamina.weights.place import check_output
 
-    if not _unfinished(out):
-        check_output(out, list(inputs), overwrite=overwrite or (out / MANIFEST).is_file())
-    if not out.is_dir() or not any(out.iterdir()):
-        return
-    foreign = sorted(p.name for p in out.iterdir() if p.name not in _FILES and p.name[0] != ".")
-    if foreign or not (out / "recipe.yaml").is_file():
+    standing = out.is_dir() and not out.is_symlink() and any(out.iterdir())
+    foreign = _foreign(out, recipe) if standing else ""
+    if foreign:
         raise OutputError(
-            f"{out} is not empty and holds no detection ({', '.join(foreign[:5]) or 'hidden files'}"
-            "). Give another folder for --out."
+            f"{out} is not empty and holds no detection ({foreign}). Give another folder for --out."
         )
-    if overwrite:
-        shutil.rmtree(out)
-    elif (out / MANIFEST).is_file():
+    finished = (out / MANIFEST).is_file()
+    if not standing or finished:
+        check_output(out, list(inputs), overwrite=finished)
+    if finished and not overwrite:
         raise OutputError(
             f"{out} holds a finished detection. Give another --out, or --overwrite to delete it."
         )
 
 
-def _unfinished(out: Path) -> bool:
-    return (out / "recipe.yaml").is_file() and not (out / MANIFEST).is_file()
+def _foreign(out: Path, recipe: bytes) -> str:
+    """What tells that a folder is no detection, in a few words; empty where it is one.
+
+    A recipe.yaml alone may be the user's own: it is only ours where we would write the same.
+    """
+    names = {p.name for p in out.iterdir() if not (p.name[0] == "." and p.name.endswith(".part"))}
+    others = sorted(names.difference(_FILES))
+    if others:
+        return ", ".join(others[:5]) + (f" and {len(others) - 5} more" if others[5:] else "")
+    if MANIFEST in names:
+        try:
+            manifest = read_json(out / MANIFEST)
+        except DataError as error:
+            return str(error)
+        kind = manifest.get("kind") if isinstance(manifest, dict) else None
+        return "" if kind == "detect" else f"its manifest is of another kind: {kind}"
+    begun = RECIPE in names and not names.isdisjoint(_BEGUN)
+    if not names or begun or (names == {RECIPE} and (out / RECIPE).read_bytes() == recipe):
+        return ""
+    return f"{', '.join(sorted(names))} and nothing else"
+
+
+def _take(out: Path, recipe: bytes, *, overwrite: bool) -> None:
+    """Makes the folder, empty or as an unfinished run left it, with its recipe.
+
+    Raises:
+        OutputError: it cannot be made or written.
+    """
+    try:
+        if overwrite and out.is_dir():
+            shutil.rmtree(out)
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{out} cannot be made: {error.strerror}.") from None
+    write_atomic(out / RECIPE, recipe)
 
 
 def _detect(
