@@ -26,7 +26,10 @@ class _Quiet(ThreadingHTTPServer):
 class Server:
     """Answers as it is told to, and keeps what it was asked."""
 
-    def __init__(self, answer: Answer) -> None:
+    def __init__(
+        self, answer: Answer, reason: str | None = None, after: Callable[[], object] | None = None
+    ) -> None:
+        """`reason`: it refuses with that in its status line; `after` is called behind an answer."""
         self.asked: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         server = self
@@ -36,6 +39,10 @@ class Server:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 server.asked.append(body)
                 server.headers.append(dict(self.headers))
+                if reason is not None:
+                    self.send_response(401, reason)
+                    self.end_headers()
+                    return
                 code, content, headers = answer(body, {"path": self.path})
                 raw = content.encode() if isinstance(content, str) else content
                 self.send_response(code)
@@ -44,6 +51,9 @@ class Server:
                 self.send_header("Content-Length", str(len(raw)))
                 self.end_headers()
                 self.wfile.write(raw)
+                if after is not None:
+                    self.wfile.flush()
+                    after()
 
             def log_message(self, format: str, *args: Any) -> None: ...
 
@@ -59,15 +69,15 @@ class Server:
         self._http.server_close()
 
 
-Serve = Callable[[Answer], Server]
+Serve = Callable[..., Server]
 
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
     servers: list[Server] = []
 
-    def start(answer: Answer) -> Server:
-        servers.append(Server(answer))
+    def start(answer: Answer, **more: Any) -> Server:
+        servers.append(Server(answer, **more))
         return servers[-1]
 
     yield start
@@ -200,6 +210,37 @@ def test_a_server_that_is_slow_stops_the_judge(serve: Serve) -> None:
         over.set()
 
 
+def test_an_error_that_stalls_in_its_middle_is_a_try_like_others(serve: Serve) -> None:
+    over = threading.Event()
+
+    class Stalling(bytes):
+        """Ten bytes more are announced than come."""
+
+        def __len__(self) -> int:
+            return super().__len__() + 10
+
+    def stall(
+        body: dict[str, Any], about: dict[str, str]
+    ) -> tuple[int, str | bytes, dict[str, str]]:
+        return 503, Stalling(b"wait"), {"Connection": "keep-alive"}
+
+    server = serve(stall, after=lambda: over.wait(30))
+    try:
+        with pytest.raises(JudgeStopped, match=r"answers 503 .*nothing\. Asked 2 times"):
+            list(judge(server.url, retries=1, timeout_seconds=0.2).judge(["x"]))
+    finally:
+        over.set()
+
+
+def test_what_a_server_says_in_its_status_line_is_told_without_key_and_odd_letters(
+    serve: Serve,
+) -> None:
+    server = serve(by_word, reason="no sk-very-secret \x1b[31m")
+    with pytest.raises(JudgeStopped, match=r"answers 401 no \[the key\] \?\[31m: nothing") as told:
+        list(judge(server.url, api_key_env="JUDGE_KEY").judge(["x"]))
+    assert "sk-very-secret" not in str(told.value)
+
+
 @pytest.mark.parametrize(
     ("code", "message"),
     [(400, "constrain: none"), (404, "up to /v1"), (403, "api_key_env"), (302, "a chat model")],
@@ -258,7 +299,16 @@ def test_nothing_but_nonsense_stops_the_judge_and_is_not_kept(serve: Serve) -> N
         ('{"law": 1e400}', None),
         ("{law: 1}", None),
         ("{}", None),
+        ('{"law": ' + "9" * 400 + "}", None),
+        ('{"law": ' + "[" * 100_000 + "}", None),
     ],
+    ids=lambda given: given[:20] if isinstance(given, str) else None,
 )
 def test_what_an_answer_means(answer: str, expected: tuple[float, ...] | None) -> None:
     assert parse(answer, DOMAINS) == expected
+
+
+def test_domains_that_differ_in_case_only_are_told_apart() -> None:
+    assert parse('{"Law": 0.25, "law": 0.75}', ("Law", "law")) == (0.25, 0.75)
+    assert parse("Law", ("Law", "law")) == (1.0, 0.0)
+    assert parse("LAW", ("Law", "law")) is None

@@ -102,8 +102,8 @@ class EndpointJudge(Judge):
                 return self._content(self._post(text))
             except urllib.error.HTTPError as error:
                 with error:
-                    body = error.read(2000).decode("utf-8", "replace")
-                    trouble = f"answers {error.code} {error.reason}: {self._shown(body)}"
+                    reason = self._plain(str(error.reason))
+                    trouble = f"answers {error.code} {reason}: {self._shown(_body(error))}"
                     if error.code not in _TRY_AGAIN:
                         raise JudgeStopped(self._refused(error.code, trouble)) from None
                     wait = _retry_after(error.headers.get("Retry-After"))
@@ -113,7 +113,11 @@ class EndpointJudge(Judge):
                 told = error.reason if isinstance(error, urllib.error.URLError) else error
                 slow = isinstance(told, TimeoutError)
                 seconds = f"{self._section.timeout_seconds:g}"
-                trouble = f"gives no answer within {seconds} s" if slow else f"fails: {told}"
+                trouble = (
+                    f"gives no answer within {seconds} s"
+                    if slow
+                    else f"fails: {self._plain(str(told))}"
+                )
                 wait = None
             except _NotAnAnswer as error:
                 trouble, wait = f"gives no chat completion: {self._shown(str(error))}", None
@@ -193,13 +197,17 @@ class EndpointJudge(Judge):
         )
 
     def _shown(self, text: str) -> str:
+        """Text of the server's in quotes, as it may be told."""
+        text = self._plain(text)
+        return f"`{text}`." if text else "nothing."
+
+    def _plain(self, text: str) -> str:
         """Text of the server's as it may be told: short, printable, without the key."""
         if self._key:
             text = text.replace(self._key, "[the key]")
         text = " ".join(text.split())
         text = "".join(c if c.isprintable() else "?" for c in text)
-        text = text if len(text) <= 200 else text[:197] + "..."
-        return f"`{text}`." if text else "nothing."
+        return text if len(text) <= 200 else text[:197] + "..."
 
 
 def parse(answer: str, domains: Sequence[str]) -> Judgement:
@@ -209,30 +217,39 @@ def parse(answer: str, domains: Sequence[str]) -> Judgement:
     percentages, too; a domain that is not named has 0), `{"domain": "law"}`, and a bare name.
     An unknown key, a negative number or no number makes it unreadable: nothing is guessed.
     """
-    by_name = {name.casefold(): place for place, name in enumerate(domains)}
-    bare = answer.strip().strip("\"'`.*").strip().casefold()
-    if bare in by_name:
-        return _one(by_name[bare], len(domains))
+    bare = _place(answer.strip().strip("\"'`.*"), domains)
+    if bare is not None:
+        return _one(bare, len(domains))
     found = _OBJECT.findall(answer)
     if not found:
         return None
     try:
         values = json.loads(found[-1])
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if len(values) == 1:
         (only,) = values.values()
-        if isinstance(only, str) and only.strip().casefold() in by_name:
-            return _one(by_name[only.strip().casefold()], len(domains))
+        place = _place(only, domains) if isinstance(only, str) else None
+        if place is not None:
+            return _one(place, len(domains))
     row = [0.0] * len(domains)
     for key, value in values.items():
-        place = by_name.get(key.strip().casefold())
+        place = _place(key, domains)
         number = isinstance(value, int | float) and not isinstance(value, bool)
-        if place is None or not number or not math.isfinite(value) or not 0 <= value < 1e6:
+        if place is None or not number or not 0 <= value < 1e6:  # nor is NaN, or too large a number
             return None
         row[place] += value
     total = math.fsum(row)
     return tuple(value / total for value in row) if total > 0 else None
+
+
+def _place(word: str, domains: Sequence[str]) -> int | None:
+    """The domain that a word names: to the letter, else the only one in other cases."""
+    word = word.strip()
+    if word in domains:
+        return domains.index(word)
+    same = [n for n, name in enumerate(domains) if name.casefold() == word.casefold()]
+    return same[0] if len(same) == 1 else None
 
 
 def _one(place: int, k: int) -> tuple[float, ...]:
@@ -250,6 +267,14 @@ def _schema(domains: Sequence[str]) -> dict[str, Any]:
             "additionalProperties": False,
         },
     }
+
+
+def _body(error: urllib.error.HTTPError) -> str:
+    """The beginning of what came with an error; a server may stall or hang up in the middle."""
+    try:
+        return error.read(2000).decode("utf-8", "replace")
+    except (OSError, http.client.HTTPException):
+        return ""
 
 
 def _retry_after(header: str | None) -> float | None:
