@@ -18,7 +18,7 @@ from lamina.data.encode import Examples
 from lamina.data.load import DomainData
 from lamina.data.pack import pack
 from lamina.engine.recipe import TrainSection
-from lamina.engine.run import Finished, run_windows
+from lamina.engine.run import Finished, check_arguments, run_windows
 from lamina.engine.state import Identity
 from lamina.engine.trainer import ClosedWindow, NextWindow
 
@@ -271,6 +271,20 @@ def test_resuming_with_other_rows_is_refused(
     assert any("not the same run any more" in line for line in told)
 
 
+def test_other_held_out_rows_or_domains_are_refused_whatever_is_allowed(
+    undisturbed: tuple[Done, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(undisturbed[1] / "checkpoint-6", tmp_path / "checkpoint-6")
+    every = frozenset({"data", "recipe", "processes"})
+    changed = domains()
+    changed["law"] = DomainData("law", changed["law"].train, examples(7, 12, 4), {}, "law")
+    with pytest.raises(RecipeError, match=r"held-out rows .* are others"):
+        run(tmp_path, resume=True, data=changed, allowed=every)
+    fewer = {name: domain for name, domain in domains().items() if name != "code"}
+    with pytest.raises(RecipeError, match="it has the domains law, code, maths, the recipe law"):
+        run(tmp_path, resume=True, data=fewer, allowed=every)
+
+
 def test_the_tracker_gets_weights_and_losses(tmp_path: Path) -> None:
     run(tmp_path / "checkpoints", train={"report_to": ("tensorboard",)})
     (events,) = (tmp_path / "logs").glob("events.*")
@@ -281,6 +295,12 @@ def test_the_tracker_gets_weights_and_losses(tmp_path: Path) -> None:
 def test_an_unknown_optimiser_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="adamx"):
         run(tmp_path, train={"optimizer": "adamx"})
+
+
+def test_an_optimiser_that_is_not_installed_is_refused_before_anything_is_read() -> None:
+    check_arguments(settings())
+    with pytest.raises(RecipeError, match=r"train\.optimizer lomo cannot be used here.*install"):
+        check_arguments(settings(optimizer="lomo"))
 
 
 def test_an_unknown_tracker_is_refused(tmp_path: Path) -> None:

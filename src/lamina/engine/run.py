@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -321,8 +322,9 @@ def _measured(groups: Sequence[Mapping[str, Examples]]) -> str:
     """Fingerprint of the examples whose losses are measured."""
     return digest(
         [
-            {name: [e.ids.tolist(), e.trained.tolist()] for name, e in group.items()}
+            [name, *(hashlib.sha256(a.tobytes()).hexdigest() for a in (e.starts, e.ids, e.trained))]
             for group in groups
+            for name, e in group.items()
         ]
     )
 

@@ -59,6 +59,8 @@ class MixtureState(BaseModel):
     """Fingerprint of the rows, trained and held out."""
     recipe: str
     model: str
+    measured: str = ""
+    """Fingerprint of the examples whose losses are measured; empty: not known."""
     train_sums: dict[str, float]
     """Nats of the training loss in this window so far."""
     train_tokens: dict[str, int]
@@ -205,6 +207,32 @@ def check_fits(state: MixtureState, now: Identity, allowed: frozenset[str]) -> l
             + f". Put it back, give another --out{advice}."
         )
     return [f"allowed, but not the same run any more: {text}" for text in told.values()]
+
+
+def check_comparable(state: MixtureState, domains: tuple[str, ...], measured: str) -> None:
+    """Refuses what no switch can allow: losses are compared with those from before, by domain.
+
+    Args:
+        measured: fingerprint of the examples whose losses are measured.
+
+    Raises:
+        RecipeError: other domains, or other held-out rows.
+    """
+    then = tuple(state.sizes)
+    if then != domains:
+        why = f"it has the domains {', '.join(then)}, the recipe {', '.join(domains)}"
+    elif state.measured and measured != state.measured:
+        why = (
+            "the held-out rows (or the general text) are others, and losses are compared with "
+            "those from before. Rows that are added move held-out rows, too: held-out rows of "
+            "their own (`heldout:`) do not move"
+        )
+    else:
+        return
+    raise RecipeError(
+        f"the checkpoint at step {state.step} cannot be gone on from: {why}. Put them back, or "
+        "give another --out."
+    )
 
 
 def _step(path: Path) -> int:
