@@ -385,9 +385,8 @@ class _Windows(TrainerCallback):
         every = trainer.save_every
         if (every and state.global_step % every == 0) or (boundary and not every):
             control.should_save = True
-        if state.global_step >= state.max_steps or trainer.stopped is not None:
-            control.should_save = control.should_training_stop = True
-        elif parallel.any_of(self._interrupted()):
+        over = state.global_step >= state.max_steps or trainer.stopped is not None
+        if over or parallel.any_of(self._interrupted()):
             control.should_save = control.should_training_stop = True
         # What is logged is a mean since the last time: it starts anew where a run may be gone on.
         control.should_log = control.should_log or control.should_save
