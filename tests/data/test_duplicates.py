@@ -123,3 +123,10 @@ def test_the_index_finds_what_the_definition_says(training: list[str], heldout: 
     assert dict(found.near) == _by_hand(training, heldout)
     held = {normalised(text) for text in heldout if text}
     assert set(found.exact) == {t for t, text in enumerate(training) if normalised(text) in held}
+
+
+def test_texts_without_blanks_are_compared_letter_by_letter() -> None:
+    held = "今天天气很好我们去公园散步看见了很多花孩子们在草地上玩耍老人们在树下下棋大家都很开心"
+    other = "法院认为被告应当承担违约责任并赔偿原告因此遭受的全部经济损失驳回其他诉讼请求"
+    found = find_duplicates([held.replace("公园", "河边"), other], [held])
+    assert (found.exact, found.near) == ({}, {0: 0})

@@ -5,7 +5,8 @@ Exact: the texts are the same but for case, white space and Unicode's ways to wr
 Near: of the runs of 5 words in the shorter text, at least 70 % stand in the other one, too (the
 containment of two sets of shingles; a text that holds the other whole counts, so does a row with a
 few words changed). Runs that stand in more than 20 different rows are templates and common phrases:
-they are left out on both sides. A text with fewer than 8 runs left is compared exactly only.
+they are left out on both sides. A text with fewer than 8 runs left is compared exactly only. In
+Chinese and Japanese every letter counts as a word.
 
 Nothing is sampled: an index of the held-out runs is looked up for each training row, in batches.
 Time grows with the number of words, memory with a batch and the held-out rows.
@@ -32,7 +33,9 @@ COMMON = 20
 FEWEST = 8
 """Runs that a text must have left to be compared."""
 _BATCH = 4096
-_WORD = re.compile(r"\w+")
+_ALONE = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+"""Han and kana, which are written without blanks: each letter counts as a word."""
+_WORD = re.compile(rf"[^\W{_ALONE}]+|[{_ALONE}]")
 # Odd 64-bit constants: a run's number is the sum of its words' numbers times these.
 _MIX = (
     0x9E3779B97F4A7C15,
