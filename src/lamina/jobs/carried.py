@@ -14,6 +14,8 @@ CARRIED = (
     "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE", "USE_POLICY.md",
 )  # fmt: skip
 """Tokenizer, templates, generation config, licence."""
+OF_THE_MODEL = CARRIED[CARRIED.index("generation_config.json") :]
+"""What of these does not belong to the tokenizer."""
 TEMPLATES = "additional_chat_templates"
 
 
@@ -31,7 +33,8 @@ def carried_files(home: Path) -> list[str]:
         templates = sorted((home / TEMPLATES).glob("*.jinja"))
         names += [f"{TEMPLATES}/{file.name}" for file in templates if file.is_file()]
     problems = []
-    for name in ["config.json", *names]:
+    config = ["config.json"] if os.path.lexists(home / "config.json") else []  # an adapter has none
+    for name in [*config, *names]:
         try:
             inside(home, name)
         except CheckpointError as error:

@@ -14,7 +14,7 @@ from lamina.engine import parallel
 from lamina.jobs.controls import bundled_texts
 from lamina.jobs.tune import write_json
 from lamina.versatune.project import start_weights
-from lamina.versatune.recipe import StageSection, TuneRecipe
+from lamina.versatune.recipe import USES_REFERENCE, StageSection, TuneRecipe
 from lamina.versatune.reference import reference_losses
 from lamina.versatune.steer import Stage, unit_of
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from lamina.engine.load import Source
     from lamina.jobs.tuning import Run
 
-NEEDS_REFERENCE = ("foster", "expand", "doremi", "sheared", "velocity")
 GENERAL_ROWS = 64
 
 
@@ -55,7 +54,7 @@ def settle_stages(
             ).weights
             reason = f"start: {section.start if isinstance(section.start, str) else 'given'}"
         reference = None
-        if section.policy in NEEDS_REFERENCE:
+        if section.policy in USES_REFERENCE:
             key = f"{section.loss_unit} {section.reference.model_dump_json()}"
             if key not in references:
                 if start is None and section.reference.way != "tuned":
@@ -98,9 +97,7 @@ def _detected(run: Run, section: StageSection) -> Mapping[str, float]:
     """
     folder = run.out / "detect"
     if section.detected is not None:
-        near = run.place.home / section.detected
-        folder = near if near.exists() else Path(section.detected)
-        file = folder / "shares.json" if folder.is_dir() else folder
+        file = shares_file(section.detected, run.place.home)
         if not file.is_file():
             raise RecipeError(
                 f"mixture.detected is {section.detected}, but {file} is no file. Give a folder "
@@ -123,6 +120,13 @@ def _detected(run: Run, section: StageSection) -> Mapping[str, float]:
             f"{', '.join(run.data)}. Detect again with these domains."
         )
     return {name: float(shares[name]) for name in run.data}
+
+
+def shares_file(detected: str, home: Path) -> Path:
+    """The file that `mixture.detected` means: beside the recipe first, then from here."""
+    near = home / detected
+    folder = near if near.exists() else Path(detected)
+    return folder / "shares.json" if folder.is_dir() else folder
 
 
 def watched_text(recipe: TuneRecipe, home: Path, tokenizer: Any) -> dict[str, Examples]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -27,10 +28,10 @@ from lamina.engine.run import Finished, check_arguments, refuse_few_rows, run_wi
 from lamina.engine.state import Identity, check_fits, digest, newest_state
 from lamina.engine.trainer import Steering
 from lamina.engine.tunable import load_tunable, num_embeddings, save_model, trained_parameters
-from lamina.jobs.carried import carried_files
+from lamina.jobs.carried import OF_THE_MODEL, carried_files
 from lamina.jobs.claimed import BEGUN, LOG, take
 from lamina.jobs.tune import DONE, FORGOT, INTERRUPTED, Place, write_json, write_lines, write_recipe
-from lamina.jobs.tuned import account, model_card, settle_stages, watched_text
+from lamina.jobs.tuned import account, model_card, settle_stages, shares_file, watched_text
 from lamina.jobs.watch import Watcher
 from lamina.versatune.ledger import StageEnd, ledger
 from lamina.versatune.recipe import TuneRecipe
@@ -91,8 +92,8 @@ def tune(
     steering = _steering(run, stages)
     model = _model(run, check=True)
     tell(
-        f"tuning {trained_parameters(model):,} values in {run.train.windows} windows of "
-        f"{run.train.window_steps} steps"
+        f"tuning {trained_parameters(model):,} values in windows of {run.train.window_steps} "
+        f"optimiser steps: {run.train.windows}"
     )
     tell(_cost_of_looking(run))
     began = time.monotonic()
@@ -156,7 +157,7 @@ def _prepare(
     _show_data(report, tell)
     identity = Identity(
         data=digest({name: domain.fingerprint for name, domain in data.items()}),
-        recipe=_recipe_digest(recipe, watched),
+        recipe=_recipe_digest(recipe, watched, place.home),
         model=fingerprint(source),
         world=parallel.world(),
     )
@@ -203,9 +204,16 @@ def _vocabulary(source: Source) -> int | None:
     return size if isinstance(size, int) else None
 
 
-def _recipe_digest(recipe: TuneRecipe, watched: Mapping[str, Examples]) -> str:
+def _recipe_digest(recipe: TuneRecipe, watched: Mapping[str, Examples], home: Path) -> str:
     """Of what changes the numbers; where the files lie and who watches does not."""
     values = recipe.to_mapping()
+    values["data"].pop("chat_template", None)  # what it makes of the rows is in their fingerprint
+    if "model" in values["detect"]:
+        values["detect"]["model"].pop("path")
+    for stage in values["mixture"]:
+        if stage.get("detected"):
+            file = shares_file(stage["detected"], home)
+            stage["detected"] = read_json(file) if file.is_file() else None
     values["watched"] = {name: examples.ids.tolist() for name, examples in watched.items()}
     for key in ("model", "domains", "general", "max_forgetting"):
         values.pop(key, None)
@@ -248,6 +256,9 @@ def _short(text: str, limit: int = 300) -> str:
 
 
 def _model(run: Run, *, check: bool = False) -> Any:
+    gc.collect()  # a trainer that is done and its model point at each other
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     model = load_tunable(run.source, run.train)
     if check and run.recipe.data.packing:
         flatten = "flash" in str(model.config._attn_implementation)
@@ -382,6 +393,7 @@ def _finish(
         "start": {n: row[0]["loss"] for n, row in told["losses"].items()},
         "end": {n: row[-1]["loss"] for n, row in told["losses"].items()},
         "weights": lines[-1]["weights"],
+        **({"mean_weights": steering.memory["mean"]} if "mean" in steering.memory else {}),
         **notes.get("results", {}),
     }
     warnings = [*notes.get("warnings", []), *steering.told]
@@ -453,11 +465,16 @@ def _write_model(run: Run, model: Any, card: str) -> None:
     dtype = getattr(torch, name) if name in ("bfloat16", "float16", "float32") else torch.float32
     try:
         save_model(model, part, dtype=dtype)
-        for file in carried_files(home) if (home / "config.json").is_file() else []:
+        if home != run.source.folder:
+            for file in set(carried_files(run.source.folder)) & set(OF_THE_MODEL):
+                shutil.copyfile(run.source.folder / file, part / file)
+        for file in carried_files(home):
             (part / file).parent.mkdir(exist_ok=True)
             shutil.copyfile(home / file, part / file)
         if run.train.method == "full":  # as it was: dtype, use_cache and all
             shutil.copyfile(run.source.folder / "config.json", part / "config.json")
+        elif not Path(run.source.name).exists():
+            _name_base(part / "adapter_config.json", run.source.name)
         if run.recipe.data.chat_template is not None:
             _write_template(run, part)
         (part / "README.md").write_text(card, encoding="utf-8")
@@ -468,6 +485,13 @@ def _write_model(run: Run, model: Any, card: str) -> None:
         ) from error
     shutil.rmtree(final, ignore_errors=True)
     part.rename(final)
+
+
+def _name_base(file: Path, hub_name: str) -> None:
+    """An adapter names a base from the hub as the hub does, not by a place in this disk's cache."""
+    name, _, revision = hub_name.partition("@")
+    known = {"base_model_name_or_path": name, "revision": revision or None}
+    write_json(file, {**read_json(file), **known})
 
 
 def _write_template(run: Run, folder: Path) -> None:
