@@ -110,7 +110,10 @@ class Mixture:
             weights = opening(following.section.policy, self.start)
             if following.start is not None or following.section.policy in FIXED:
                 self.reason = following.start_reason
-        projected = self._projected(following, weights, closed.rows_read)
+        if len(self.history) < sum(stage.windows for stage in self.stages):
+            projected = self._projected(following, weights, closed.rows_read)
+        else:
+            projected = dict(closed.weights)  # no window comes that could break a bound
         stop = None
         if self.max_forgetting is not None:
             self.gate = crossed(self.losses, self.max_forgetting, unit=self.unit)
