@@ -34,6 +34,10 @@ Overrides = Annotated[
     tuple[str, ...],
     Parameter(name=["--set", "-s"], negative=(), help="Change a key: -s parameters.rule=log_drop."),
 ]
+TuneOverrides = Annotated[
+    tuple[str, ...],
+    Parameter(name=["--set", "-s"], negative=(), help="Change a key: -s train.windows=4."),
+]
 
 
 @app.command
@@ -216,7 +220,7 @@ def tune(
     resume: bool = False,
     overwrite: bool = False,
     allow_changed: Annotated[tuple[str, ...], Parameter(negative=())] = (),
-    set_: Overrides = (),
+    set_: TuneOverrides = (),
 ) -> None:
     """Tune a model on domains whose weights move while it learns (VersaTune).
 
@@ -284,7 +288,7 @@ def detect(
     base: str | None = None,
     dtype: str = "float32",
     overwrite: bool = False,
-    set_: Overrides = (),
+    set_: TuneOverrides = (),
 ) -> None:
     """What a model knows: sample texts from it and judge which of your domains each belongs to.
 
@@ -343,7 +347,7 @@ def order(
     rows: int = 8,
     seed: int = 0,
     overwrite: bool = False,
-    set_: Overrides = (),
+    set_: TuneOverrides = (),
 ) -> None:
     """Which domain should be trained on first: the commutator of two domains' gradients.
 

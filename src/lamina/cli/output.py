@@ -126,7 +126,8 @@ def print_detected(out: Path, manifest: Mapping[str, Any]) -> None:
     if results["accuracy"] is not None:
         console.print(f"the judge is right on {100 * results['accuracy']:.1f} % of held-out rows")
     print_warnings(console, manifest["warnings"])
-    console.print(f"texts and judgements: {out / 'texts.jsonl.gz'}", soft_wrap=True)
+    if (out / "texts.jsonl.gz").is_file():
+        console.print(f"texts and judgements: {out / 'texts.jsonl.gz'}", soft_wrap=True)
     console.print(f"page: {out / 'report.html'}", soft_wrap=True)
 
 

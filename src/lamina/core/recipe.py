@@ -35,6 +35,11 @@ def load_mapping(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
     return apply_overrides(value, overrides)
 
 
+def is_tune(values: Mapping[str, Any]) -> bool:
+    """Whether a recipe's keys are those of `lamina tune`, not of a merge."""
+    return "merge_method" not in values and bool({"domains", "mixture", "train"} & set(values))
+
+
 def apply_overrides(recipe: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """A copy of a recipe with `a.b=1` settings put in: `models.0.parameters.weight=0.5` too.
 

@@ -261,8 +261,8 @@ def _text_of(chosen: str, tokenizer: Any, *, home: Path) -> str:
     if path is None or not path.is_file():
         raise RecipeError(
             f"`chat_template: {chosen}` is no file in {home.absolute()} and not built in;"
-            f" {did_you_mean(chosen, BUILT_IN)}. Give a built-in ({', '.join(BUILT_IN)}) or the"
-            " path of a .jinja file."
+            f" {did_you_mean(chosen, BUILT_IN)} Give the path of a .jinja file or one of"
+            f" {', '.join(BUILT_IN)}."
         )
     try:
         return path.read_text(encoding="utf-8-sig")

@@ -71,8 +71,8 @@ class TrainSection(Recipe):
             set_here = sorted(self.model_fields_set & {"rank", "alpha", "dropout", "targets"})
             if set_here:
                 raise ValueError(
-                    f"`{'`, `'.join(set_here)}` belong to an adapter, but method is `full`. "
-                    "Leave them out or write method: lora."
+                    f"only an adapter has `{'`, `'.join(set_here)}`, but method is `full`; "
+                    "leave that out or write method: lora"
                 )
         return self
 

@@ -280,9 +280,11 @@ class MixtureTrainer(Trainer):
             seen = f"the loss at {at} is not finite, in {'; '.join(named[:5])}{more}"
         else:
             seen = f"the gradient at {at} is not finite, though the losses are"
+        checkpoints = list(Path(str(self.args.output_dir)).glob("checkpoint-*"))
+        kept = "the last checkpoint is whole" if checkpoints else "no checkpoint was written yet"
         raise DataError(
-            f"{seen}. The step was not taken, and the last checkpoint is whole. Look at these "
-            "rows, or lower train.learning_rate, then run the same command with --resume."
+            f"{seen}. The step was not taken; {kept}. Look at these rows, or "
+            "lower train.learning_rate, then run the same command with --resume."
         )
 
     def _named(self, domain: int, row: int) -> str:

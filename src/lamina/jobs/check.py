@@ -1,17 +1,20 @@
 """`lamina check`: everything that can be said from headers, of a recipe or of one folder."""
 
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lamina.core.errors import DataError
-from lamina.core.recipe import load_mapping
+from lamina.core.recipe import is_tune, load_mapping
 from lamina.jobs.prepare import check_place, describe, prepare
 from lamina.weights.adapter import is_adapter, open_adapter
 from lamina.weights.checkpoint import open_checkpoint
 from lamina.weights.compare import dtype_problems
+
+HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def check_recipe(
@@ -22,7 +25,7 @@ def check_recipe(
     Raises:
         LaminaError: why it could not run; every problem of a kind at once.
     """
-    if "domains" in load_mapping(file, overrides):
+    if is_tune(load_mapping(file, overrides)):
         return _check_tune(file, overrides)
     prepared = prepare(file, forget=forget, overrides=overrides)
     if out is not None:
@@ -32,29 +35,40 @@ def check_recipe(
 
 
 def _check_tune(file: Path, overrides: Sequence[str]) -> dict[str, Any]:
-    """What a tune recipe asks for; its rows are not read.
+    """What a tune recipe asks for; its rows are not read, and no hub is asked.
 
     Raises:
         RecipeError: what is wrong in it.
+        CheckpointError: a model's folder that is none.
         DataError: files that are not there, all at once.
     """
+    from lamina.engine.load import find_model
     from lamina.versatune.recipe import read_tune_recipe
 
     recipe = read_tune_recipe(file, overrides)
-    missing, sources = [], {}
-    for name, domain in recipe.domains.items():
-        paths = [s.path for s in (*domain.sources, *domain.heldout)]
-        sources[name] = ", ".join(paths)
-        missing += [
-            f"{name}: {path}"
-            for path in paths
-            if Path(path).suffix and not any((h / path).exists() for h in (file.parent, Path()))
-        ]
+    named = [
+        (f"domain {name}", source.path)
+        for name, domain in recipe.domains.items()
+        for source in (*domain.sources, *domain.heldout)
+        if Path(source.path).suffix
+    ]
+    named += [("mixture.detected", s.detected) for s in recipe.mixture if s.detected is not None]
+    if recipe.general not in (None, "default"):
+        named.append(("general", str(recipe.general)))
+    template = recipe.data.chat_template
+    if template is not None and template.endswith((".jinja", ".j2")):
+        named.append(("data.chat_template", template))
+    missing = [
+        f"{where}: {path}"
+        for where, path in named
+        if not any((home / path).exists() for home in (file.parent, Path()))
+    ]
     if missing:
-        raise DataError(
-            f"{len(missing)} sources are not there, neither beside {file.name} nor here: "
-            + "; ".join(missing)
-        )
+        raise DataError(f"not there, neither beside {file.name} nor here: {'; '.join(missing)}")
+    near = file.parent / recipe.model
+    if near.exists() or not HUB_NAME.fullmatch(recipe.model):
+        find_model(str(near) if near.exists() else recipe.model)
+    sources = {name: ", ".join(s.path for s in d.sources) for name, d in recipe.domains.items()}
     train = recipe.settled_train
     return {
         "file": str(file),

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lamina.core.errors import RecipeError, did_you_mean
-from lamina.core.recipe import load_mapping
+from lamina.core.recipe import is_tune, load_mapping
 from lamina.merge.entries import MergeFile, check_models, read_models, read_sweep
 from lamina.merge.keys import (
     DTYPES,
@@ -85,6 +85,11 @@ def _read(raw: object, source: str, required: frozenset[str]) -> MergeRecipe:
     if not isinstance(raw, Mapping):
         raise RecipeError(
             f"{source} holds no keys; a merge needs at least `merge_method:` and `models:`"
+        )
+    if is_tune(raw):
+        raise RecipeError(
+            f"{source} has no `merge_method`, but keys of `lamina tune`: start it with "
+            f"`lamina tune {source} --out DIR`"
         )
     problems = Problems()
     top = Section.of(raw, "", problems)

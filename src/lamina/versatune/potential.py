@@ -76,6 +76,12 @@ def degenerate(losses: Mapping[str, float], reference: Mapping[str, float]) -> l
             "no reference loss is below the model's own at the start, so the potential is 0 in"
             " every domain and the weights do not move: the references are too high."
         )
+    elif not told and len(gamma) > 1 and max(gamma.values()) - min(gamma.values()) < 0.01:
+        told.append(
+            "the potential is nearly the same in every domain at the start,"
+            f" {min(gamma.values()):.2f}, so weights that follow it move only as the losses come apart. Tuned references"
+            " tell the domains apart."
+        )
     return told
 
 

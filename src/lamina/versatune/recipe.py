@@ -15,6 +15,9 @@ from lamina.engine.recipe import Count, Positive, Share, TrainSection
 from lamina.versatune.detect_recipe import DetectSection
 from lamina.versatune.policies import POLICIES, check, parameters_of
 
+USES_REFERENCE = ("foster", "expand", "doremi", "sheared", "velocity")
+"""Policies that compare a loss with the one that could be reached."""
+
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -95,6 +98,23 @@ class StageSection(Recipe):
             raise ValueError("; ".join(problems))
         return {**given, "parameters": parameters}
 
+    @field_validator("start", mode="before")
+    @classmethod
+    def _shares(cls, value: Any) -> Any:
+        if not isinstance(value, str | Mapping):
+            raise ValueError("write detected, uniform, by_size, or a weight for each domain")
+        if isinstance(value, Mapping):
+            bad = [
+                f"{name}: {share!r}"
+                for name, share in value.items()
+                if isinstance(share, bool)
+                or not isinstance(share, int | float)
+                or not 0 <= share < float("inf")
+            ]
+            if bad:
+                raise ValueError(f"weights are numbers of 0 or more, not {', '.join(bad)}")
+        return value
+
     @field_validator("start")
     @classmethod
     def _known_start(cls, value: Any) -> Any:
@@ -171,6 +191,10 @@ class TuneRecipe(Recipe):
                     f"mixture.floor {stage.floor:g} for {len(self.domains)} domains is more than 1 "
                     f"in all; it can be {1 / len(self.domains):.3g} at most"
                 )
+            if stage.policy == "uniform" and stage.start != "uniform":
+                problems.append("mixture: policy `uniform` does not use `start`; leave it out")
+            if stage.policy not in USES_REFERENCE and stage.reference != ReferenceSection():
+                problems.append(f"mixture: policy `{stage.policy}` does not use `reference`")
             try:
                 check(stage.policy, stage.parameters, domains=tuple(self.domains))
             except RecipeError as error:
@@ -256,4 +280,9 @@ def read_tune_recipe(path: Path, overrides: Sequence[str] = ()) -> TuneRecipe:
     values = load_mapping(path, overrides)
     if "merge_method" in values:
         raise RecipeError(f"{path} is a recipe for `lamina merge`: it has `merge_method`.")
-    return validate(TuneRecipe, values, str(path))
+    try:
+        return validate(TuneRecipe, values, str(path))
+    except RecipeError as error:
+        if isinstance(values.get("mixture"), Mapping):  # one stage, written without a list
+            raise RecipeError(str(error).replace("mixture[0]", "mixture")) from error
+        raise
