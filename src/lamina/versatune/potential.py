@@ -79,8 +79,8 @@ def degenerate(losses: Mapping[str, float], reference: Mapping[str, float]) -> l
     elif not told and len(gamma) > 1 and max(gamma.values()) - min(gamma.values()) < 0.01:
         told.append(
             "the potential is nearly the same in every domain at the start,"
-            f" {min(gamma.values()):.2f}, so weights that follow it move only as the losses come apart. Tuned references"
-            " tell the domains apart."
+            f" {min(gamma.values()):.2f}, so weights that follow it move only as the losses come"
+            " apart. Tuned references tell the domains apart."
         )
     return told
 
