@@ -51,7 +51,9 @@ def test_a_damaged_line_ends_what_is_read(tmp_path: Path) -> None:
         assert journal.judged == []
 
 
-@pytest.mark.parametrize("first", [b'{"run": "other"}\n', b"[]\n", b"my diary\n", b"null\n"])
+@pytest.mark.parametrize(
+    "first", [b'{"run": "other"}\n', b"[]\n", b"my diary\n", b"null\n", b"my diary, no line end"]
+)
 def test_a_journal_of_something_else_is_not_touched(tmp_path: Path, first: bytes) -> None:
     (tmp_path / "journal.jsonl").write_bytes(first)
     with (
@@ -68,6 +70,17 @@ def test_a_first_line_that_was_torn_begins_anew(tmp_path: Path) -> None:
         journal.add_judged(None)
     with open_journal(tmp_path, "run") as journal:
         assert journal.judged == [None]
+
+
+def test_another_run_that_did_nothing_is_in_nobodys_way(tmp_path: Path) -> None:
+    with open_journal(tmp_path, "first"):
+        pass
+    with open_journal(tmp_path, "second") as journal:
+        journal.add_judged(None)
+    with open_journal(tmp_path, "second") as journal:
+        assert journal.judged == [None]
+    with pytest.raises(OutputError, match="other settings"), open_journal(tmp_path, "first"):
+        pass
 
 
 def test_a_file_in_place_of_the_folder_is_told(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def open_journal(folder: Path, run: str) -> Iterator[Journal]:
         good = _read(path, file, journal, run)
         file.truncate(good)
         if not good:
-            file.write(json.dumps({"schema": SCHEMA, "run": run}).encode() + b"\n")
+            file.write(_first_line(run))
             file.flush()
         yield journal
         os.fsync(file.fileno())
@@ -117,20 +117,30 @@ def _read(path: Path, file: IO[bytes], journal: Journal, run: str) -> int:
     """How many bytes are whole lines; what they say is in the journal."""
     good = 0
     for number, line in enumerate(file):
-        if not line.endswith(b"\n"):
-            break
-        value = _parsed(line)
-        if number == 0:
-            if value.get("schema") != SCHEMA or value.get("run") != run:
-                raise OutputError(
-                    f"{path} is of an unfinished detection with other settings, another model or "
-                    "other rows. Run that one to its end, choose another folder, or remove this "
-                    "one."
-                )
-        elif not journal._take(value):
+        if number == 0 and not _begins(line, run):
+            if _begins(line, None) and not file.read(1):
+                return 0  # the other run did nothing
+            raise OutputError(
+                f"{path} is of an unfinished detection with other settings, another model or "
+                "other rows. Run that one to its end, choose another folder, or remove this "
+                "one."
+            )
+        if not line.endswith(b"\n") or (number and not journal._take(_parsed(line))):
             break
         good += len(line)
     return good
+
+
+def _first_line(run: str) -> bytes:
+    return json.dumps({"schema": SCHEMA, "run": run}).encode() + b"\n"
+
+
+def _begins(line: bytes, run: str | None) -> bool:
+    """Whether it is the first line of a run's journal (None: of any), whole or cut off."""
+    if run is not None:
+        return _first_line(run).startswith(line)
+    before = _first_line("").removesuffix(b'"}\n')
+    return line.startswith(before) or before.startswith(line)
 
 
 def _parsed(line: bytes) -> dict[str, Any]:

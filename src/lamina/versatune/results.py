@@ -103,10 +103,10 @@ def _warnings(
             "counts the same for every domain, which draws the shares together"
         )
     chance = 1 / len(confusion.rows)
-    if confusion.accuracy - 2 * confusion.accuracy_se <= chance:
+    if confusion.balanced - 2 * confusion.balanced_se <= chance:
         told.append(
-            f"the judge is right on {confusion.accuracy:.0%} of labelled rows, hardly more than by "
-            f"chance ({chance:.0%}): the shares say little"
+            f"the judge is right on {confusion.balanced:.0%} of labelled rows (every domain counts "
+            f"the same), hardly more than by chance ({chance:.0%}): the shares say little"
         )
     return told
 

@@ -95,18 +95,29 @@ class Confusion:
     @property
     def accuracy(self) -> float:
         """How often the true domain is the likeliest; a tie is shared among the tied."""
-        return float(self._right().mean())
+        return float(np.concatenate(self._right()).mean())
 
     @property
     def accuracy_se(self) -> float:
         return float(np.sqrt(self.accuracy * (1 - self.accuracy) / self.num_rows))
 
-    def _right(self) -> np.ndarray:
+    @property
+    def balanced(self) -> float:
+        """The mean of the domains' own accuracies: 1/k by chance, however many rows each has."""
+        return float(np.mean([right.mean() for right in self._right()]))
+
+    @property
+    def balanced_se(self) -> float:
+        own = [(right.mean(), len(right)) for right in self._right()]
+        return float(np.sqrt(sum(p * (1 - p) / n for p, n in own)) / len(own))
+
+    def _right(self) -> list[np.ndarray]:
+        """Of each true domain's rows how right they are: 1, 0, or a share of a tie."""
         right = []
         for true, rows in enumerate(self.rows):
             best = rows == rows.max(1, keepdims=True)
             right.append(best[:, true] / best.sum(1))
-        return np.concatenate(right)
+        return right
 
     @property
     def amplification(self) -> float:
