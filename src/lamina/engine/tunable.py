@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,14 @@ def load_tunable(source: Source, train: TrainSection) -> Any:
 
     Raises:
         CheckpointError: files that do not load.
-        RecipeError: modules to tune that the model does not have; an adapter to be tuned further.
+        RecipeError: modules to tune that the model does not have; an adapter to be tuned further;
+            flash attention in float32.
     """
+    if "flash" in train.attention and train.dtype == "float32":
+        raise RecipeError(
+            f"train.attention is `{train.attention}`, which takes no float32, and train.dtype is "
+            "`float32`. Write dtype: bfloat16, or another attention."
+        )
     if source.adapter is not None and train.method == "lora":
         raise RecipeError(
             f"{source.name} is an adapter, and train.method is `lora`: the new adapter would need "
@@ -39,7 +46,8 @@ def load_tunable(source: Source, train: TrainSection) -> Any:
         try:
             network = load_network(source, dtype, attention=attention)
         except CheckpointError as error:
-            if attention is not None and "attn" in str(error).lower():
+            told = str(error).lower()
+            if attention is not None and ("attn" in told or "attention" in told):
                 raise RecipeError(f"train.attention is `{attention}`: {error}") from error
             raise
     network.config.use_cache = False
@@ -47,6 +55,15 @@ def load_tunable(source: Source, train: TrainSection) -> Any:
         network.requires_grad_(True)
         return network.train()
     return _with_adapter(network, train).train()
+
+
+def casting(model: Any, train: TrainSection) -> contextlib.AbstractContextManager[Any]:
+    """Autocast for a forward pass outside the Trainer, where flash attention is in use.
+
+    It takes no float32, which the weights of a fully tuned model are.
+    """
+    flash = "flash" in str(model.config._attn_implementation)
+    return torch.autocast("cuda", dtype=torch.bfloat16, enabled=flash and train.dtype != "float32")
 
 
 def _with_adapter(network: PreTrainedModel, train: TrainSection) -> Any:
