@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import tune_kit as kit
 
+from lamina.core.errors import RecipeError
 from lamina.jobs import tuning
 
 SHORT = {"windows": 1, "window_steps": 1}
@@ -86,3 +87,9 @@ def test_doremi_tells_the_mean_of_its_weights(home: Path) -> None:
     mean = manifest["results"]["mean_weights"]
     assert tuple(mean) == kit.NAMES
     assert sum(mean.values()) == pytest.approx(1)
+
+
+def test_flash_attention_in_float32_is_refused_in_words(home: Path) -> None:
+    with pytest.raises(RecipeError, match=r"takes no float32.* dtype: bfloat16"):
+        kit.tune(home, "flash", train={"attention": "flash_attention_2"})
+    assert not (home / "flash").exists()

@@ -39,6 +39,7 @@ from lamina.engine.state import (
     latest,
 )
 from lamina.engine.trainer import MixtureSampler, MixtureTrainer, NextWindow, Steering, Tally
+from lamina.engine.tunable import casting
 
 _NOT_FINITE = (
     "the loss of {name} is not finite in {num} of {of} held-out examples at step {step} ({places} "
@@ -113,10 +114,11 @@ def run_windows(
             tell(line)
         check_comparable(found[1], tuple(data), measured)
     arguments = _arguments(train, folder)
-    head = LossHead(model, inside=parallel.sharding_asked())
+    model.to(arguments.device)
+    with casting(model, train):
+        head = LossHead(model, inside=parallel.sharding_asked())
     if head.fallback:
         tell(f"logits are computed whole: {head.fallback}")
-    model.to(arguments.device)
     with attending_by_example(model) as by_example:
         flatten = by_example or "flash" in str(model.config._attn_implementation)
         autocast = torch.bfloat16 if train.dtype == "bfloat16" else None
@@ -314,8 +316,10 @@ def start_losses(model: Any, data: Mapping[str, DomainData], train: TrainSection
     model.to(device)
     group = {name: domain.heldout for name, domain in data.items()}
     autocast = torch.bfloat16 if train.dtype == "bfloat16" else None
+    with casting(model, train):
+        head = LossHead(model)
     with attending_by_example(model):
-        return _measure(model, LossHead(model), group, 0, device, autocast)
+        return _measure(model, head, group, 0, device, autocast)
 
 
 def _measured(groups: Sequence[Mapping[str, Examples]]) -> str:

@@ -27,7 +27,13 @@ from lamina.engine.recipe import TrainSection
 from lamina.engine.run import Finished, check_arguments, refuse_few_rows, run_windows, start_losses
 from lamina.engine.state import Identity, check_fits, digest, newest_state
 from lamina.engine.trainer import Steering
-from lamina.engine.tunable import load_tunable, num_embeddings, save_model, trained_parameters
+from lamina.engine.tunable import (
+    casting,
+    load_tunable,
+    num_embeddings,
+    save_model,
+    trained_parameters,
+)
 from lamina.jobs.carried import OF_THE_MODEL, carried_files
 from lamina.jobs.claimed import BEGUN, LOG, take
 from lamina.jobs.tune import DONE, FORGOT, INTERRUPTED, Place, write_json, write_lines, write_recipe
@@ -262,7 +268,10 @@ def _model(run: Run, *, check: bool = False) -> Any:
     model = load_tunable(run.source, run.train)
     if check and run.recipe.data.packing:
         flatten = "flash" in str(model.config._attn_implementation)
-        check_no_leak(model, flatten=flatten, num_embeddings=num_embeddings(model))
+        if torch.cuda.is_available():  # flash attention is nowhere else
+            model.to("cuda")
+        with casting(model, run.train):
+            check_no_leak(model, flatten=flatten, num_embeddings=num_embeddings(model))
     return model
 
 
