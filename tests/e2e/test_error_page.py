@@ -31,6 +31,39 @@ def quoted() -> list[str]:
     return [piece.strip() for piece in pieces if piece.strip()]
 
 
+TUNING = ("data", "engine", "versatune", "jobs/tune.py", "jobs/claimed.py", "jobs/tuned.py",
+          "jobs/detect.py", "jobs/order.py")  # fmt: skip
+OURS = ("AssertionError", "KeyboardInterrupt", "Unfit", "NotHere", "_NotAnAnswer", "_Interrupted")
+UNSEEN = (
+    "have no token to learn from", "A batch has no token", "There is no held-out example",
+    "has no trainable parameter", "trainable tensors are not float32",
+)  # fmt: skip
+"""Guards that the command line does not reach: what would lead there is refused before."""
+
+
+def raised(path: Path) -> list[str]:
+    """The texts of the errors that a file or folder raises, those that are written there."""
+    found = []
+    for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.Raise) or not isinstance(node.exc, ast.Call):
+                continue
+            if ast.unparse(node.exc.func) not in OURS:
+                parts = [n.value for n in ast.walk(node.exc) if isinstance(n, ast.Constant)]
+                found.append(" ... ".join(str(part) for part in parts))
+    return [" ".join(text.split()) for text in found]
+
+
+def test_every_error_of_a_tuning_stands_on_the_page() -> None:
+    home = ROOT / "src" / "lamina"
+    texts = [text for name in TUNING for text in raised(home / name)]
+    assert len(texts) > 120
+    # Short texts are joints of messages that are put together elsewhere.
+    known = [*(piece for piece in quoted() if len(piece) > 8), *UNSEEN]
+    told = [text for text in texts if len(text) > 40]
+    assert [text for text in told if not any(piece in text for piece in known)] == []
+
+
 def test_every_message_exists() -> None:
     code, messages = texts_of_the_code(), quoted()
     assert len(messages) > 60
