@@ -142,6 +142,8 @@ def test_sampling_stops_when_the_shares_are_known(planted: Any, tmp_path: Path) 
     assert max(told["se"].values()) < 0.035
     assert "is below 0.035" in told["stopped"]
     assert "all 2 repeats" in run(planted, tmp_path / "two", settings())["stopped"]
+    corrected = run(planted, tmp_path / "corrected", settings(tolerance=0.1, correct=True))
+    assert corrected["stopped"].endswith("is below 0.1 (before the correction)")
 
 
 def test_the_same_detection_gives_the_same_bytes(planted: Any, tmp_path: Path) -> None:

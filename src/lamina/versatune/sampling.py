@@ -91,6 +91,7 @@ def sample_and_judge(subject: Subject, work: Work) -> Answers:
         work.tell(f"repeat {repeat + 1}: the largest standard error of a share is {largest:.4f}")
         if largest < section.tolerance:
             stopped = f"the largest standard error {largest:.4f} is below {section.tolerance:g}"
+            stopped += " (before the correction)" if section.correct else ""
             break
     assert judge is not None and confusion is not None, "a detection has at least one repeat"
     stopped = stopped or f"all {section.repeats} repeats are done"

@@ -27,9 +27,9 @@ class Server:
     """Answers as it is told to, and keeps what it was asked."""
 
     def __init__(
-        self, answer: Answer, reason: str | None = None, after: Callable[[], object] | None = None
+        self, answer: Answer, reason: str | None = None, after: Callable[..., object] | None = None
     ) -> None:
-        """`reason`: it refuses with that in its status line; `after` is called behind an answer."""
+        """`reason`: it refuses with that in its status line; `after` gets the writer in the end."""
         self.asked: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         server = self
@@ -52,8 +52,7 @@ class Server:
                 self.end_headers()
                 self.wfile.write(raw)
                 if after is not None:
-                    self.wfile.flush()
-                    after()
+                    after(self.wfile.write)
 
             def log_message(self, format: str, *args: Any) -> None: ...
 
@@ -224,10 +223,30 @@ def test_an_error_that_stalls_in_its_middle_is_a_try_like_others(serve: Serve) -
     ) -> tuple[int, str | bytes, dict[str, str]]:
         return 503, Stalling(b"wait"), {"Connection": "keep-alive"}
 
-    server = serve(stall, after=lambda: over.wait(30))
+    server = serve(stall, after=lambda write: over.wait(30))
     try:
         with pytest.raises(JudgeStopped, match=r"answers 503 .*nothing\. Asked 2 times"):
             list(judge(server.url, retries=1, timeout_seconds=0.2).judge(["x"]))
+    finally:
+        over.set()
+
+
+def test_a_server_that_answers_drop_by_drop_is_slow(serve: Serve) -> None:
+    over = threading.Event()
+
+    class Drops(bytes):
+        """A beginning; more is announced, and comes a blank at a time."""
+
+        def __len__(self) -> int:
+            return 10_000
+
+    server = serve(
+        lambda body, about: (200, Drops(b" "), {}),
+        after=lambda write: any(over.wait(0.02) or write(b" ") is None for _ in range(2000)),
+    )
+    try:
+        with pytest.raises(JudgeStopped, match=r"no answer within 0\.2 s.*Asked 1 times"):
+            list(judge(server.url, retries=0, timeout_seconds=0.2).judge(["x"]))
     finally:
         over.set()
 

@@ -14,6 +14,7 @@ import json
 import math
 import re
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
@@ -157,8 +158,9 @@ class EndpointJudge(Judge):
         request = urllib.request.Request(
             f"{section.url}/chat/completions", json.dumps(body).encode(), headers, method="POST"
         )
+        end = time.monotonic() + section.timeout_seconds
         with self._opener.open(request, timeout=section.timeout_seconds) as response:
-            return response.read(_MOST_BYTES)
+            return _before(response, end)
 
     @staticmethod
     def _content(raw: bytes) -> str:
@@ -267,6 +269,16 @@ def _schema(domains: Sequence[str]) -> dict[str, Any]:
             "additionalProperties": False,
         },
     }
+
+
+def _before(response: http.client.HTTPResponse, end: float) -> bytes:
+    """What a server answers, up to a megabyte; one that sends it drop by drop is too slow, too."""
+    found = b""
+    while len(found) < _MOST_BYTES and (part := response.read1(_MOST_BYTES)):
+        found += part
+        if time.monotonic() > end:
+            raise TimeoutError
+    return found
 
 
 def _body(error: urllib.error.HTTPError) -> str:
