@@ -109,3 +109,22 @@ def test_no_held_out_example_is_refused(network: Callable[..., Any], examples: A
     examples.starts = examples.starts[:1]
     with pytest.raises(DataError, match="no held-out example"):
         heldout_losses(model, LossHead(model), examples)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3, 9])
+def test_in_step_every_rank_runs_the_model_equally_often_and_counts_the_same(
+    network: Callable[..., Any], examples: Any, world: int
+) -> None:
+    model = network()
+    head = LossHead(model)
+    runs: list[int] = []
+    model.register_forward_pre_hook(lambda *_: runs.append(1))
+    counts, parts = [], []
+    for rank in range(world):
+        asked = {"batch_tokens": 24, "rank": rank, "world": world}
+        runs.clear()
+        parts.append(heldout_losses(model, head, examples, in_step=True, **asked).sums)
+        counts.append(len(runs))
+        assert parts[-1].equal(heldout_losses(model, head, examples, **asked).sums)
+    assert len(set(counts)) == 1
+    assert (sum(parts) > 0).all()

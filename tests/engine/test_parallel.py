@@ -60,4 +60,5 @@ def test_sharding_without_a_gpu_is_an_error(monkeypatch: pytest.MonkeyPatch) -> 
     with pytest.raises(RecipeError, match="there is no GPU here"):
         parallel.check_can_shard()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("FSDP_VERSION", "2")
     parallel.check_can_shard()

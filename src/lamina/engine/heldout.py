@@ -18,7 +18,7 @@ from torch import nn
 from lamina.core.errors import DataError
 from lamina.engine.collate import collate, packed_row
 from lamina.engine.heads import evaluating
-from lamina.engine.losses import LossHead
+from lamina.engine.losses import LossHead, LossSums
 
 if TYPE_CHECKING:
     from lamina.data.encode import Examples
@@ -44,6 +44,7 @@ def heldout_losses(
     world: int = 1,
     device: torch.device | str = "cpu",
     autocast: torch.dtype | None = None,
+    in_step: bool = False,
 ) -> HeldoutSums:
     """The summed loss of each held-out example; rank r of w measures examples r, r + w, ...
 
@@ -51,6 +52,8 @@ def heldout_losses(
         batch_tokens: positions in one batch, padding counted; an example longer than that is a
             batch of its own. By default 2048 on a CPU, where more is slower, else 32768.
         autocast: the dtype to run the model in, where it does not do so by itself.
+        in_step: every rank runs the model equally often, as it must where each holds a part of the
+            weights; what is run too often is not counted.
 
     Raises:
         DataError: an example has no token to learn from.
@@ -62,15 +65,34 @@ def heldout_losses(
         raise DataError("There is no held-out example to measure a loss on.")
     if batch_tokens is None:
         batch_tokens = 2048 if torch.device(device).type == "cpu" else 32768
-    mine = np.arange(rank, len(lengths), world)
-    with evaluating(model), torch.inference_mode(), _cast(device, autocast):
-        for members in _batches(mine, lengths, batch_tokens):
-            rows = [packed_row(examples, [m], row=int(m)) for m in members]
-            batch = collate(rows, pad_id=0, flatten=False, multiple_of=1)
-            found = head(model, {name: value.to(device) for name, value in batch.items()})
+    by_rank = [
+        list(_batches(np.arange(r, len(lengths), world), lengths, batch_tokens))
+        for r in (range(world) if in_step else [rank])
+    ]
+    mine = by_rank[rank] if in_step else by_rank[0]
+    idle = max(map(len, by_rank)) - len(mine)
+    # Not inference mode: FSDP cannot gather weights in it.
+    with evaluating(model), torch.no_grad(), _cast(device, autocast):
+        for _ in range(idle):
+            _run(model, head, examples, (mine or by_rank[0])[0], device)
+        for members in mine:
+            found = _run(model, head, examples, members, device)
             sums[members] = found.per_example.cpu()
             tokens[members] = found.tokens.cpu()
     return HeldoutSums(sums, tokens)
+
+
+def _run(
+    model: nn.Module,
+    head: LossHead,
+    examples: Examples,
+    members: np.ndarray,
+    device: torch.device | str,
+) -> LossSums:
+    """The losses of some examples, in one forward pass."""
+    rows = [packed_row(examples, [m], row=int(m)) for m in members]
+    batch = collate(rows, pad_id=0, flatten=False, multiple_of=1)
+    return head(model, {name: value.to(device) for name, value in batch.items()})
 
 
 def _batches(chosen: np.ndarray, lengths: np.ndarray, batch_tokens: int) -> Iterator[np.ndarray]:

@@ -140,12 +140,15 @@ class LossHead:
         if chosen is None:
             chosen = torch.ones_like(batch["tokens"], dtype=torch.bool)
         picked_n = chosen[batch["owners"]].nonzero()[:, 0]
-        if not len(picked_n):
-            return torch.zeros((), dtype=torch.float32, device=places_N.device)
-        inputs, places_n = only_examples_at(batch, places_N[picked_n])
         head = None
         if self._head is not None:
             head = OutputHead(output_module(teacher.model), self._head.after)
+        if not len(picked_n):
+            if self._inside:  # other processes may run it, and weights are gathered by all
+                with states.autocast(cache=False), teacher.running() as model:
+                    self._states(model, batch, places_N[:1], head)
+            return torch.zeros((), dtype=torch.float32, device=places_N.device)
+        inputs, places_n = only_examples_at(batch, places_N[picked_n])
         with states.autocast(cache=False), teacher.running() as model:
             old = self._states(model, inputs, places_n, head)
         if old.head is not None:

@@ -94,10 +94,17 @@ def check_can_shard() -> None:
     """Refuses sharding where there is nothing to shard over, before anything is read.
 
     Raises:
-        RecipeError: `fsdp` is asked for on a machine without a GPU.
+        RecipeError: `fsdp` is asked for on a machine without a GPU, or its first version.
     """
-    if sharding_asked() and not torch.cuda.is_available():
+    if not sharding_asked():
+        return
+    if not torch.cuda.is_available():
         raise RecipeError(_NOT_SHARDED.format(why="there is no GPU here"))
+    if os.environ.get("FSDP_VERSION", "1") != "2":  # its weights are whole in the wrapper only
+        raise RecipeError(
+            "sharding (FSDP) was asked for in its first version by accelerate's configuration. "
+            "Write `fsdp_version: 2` there."
+        )
 
 
 def check_sharding(model: Any, asked: bool) -> None:

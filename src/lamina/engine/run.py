@@ -293,6 +293,7 @@ def _measure(
             world=parallel.world(),
             device=device,
             autocast=autocast,
+            in_step=parallel.sharding_asked(),
         )
         sums = parallel.total(found.sums.numpy())
         bad = np.flatnonzero(~np.isfinite(sums))

@@ -133,17 +133,39 @@ def _rounded(state: dict[str, torch.Tensor], dtype: torch.dtype | None) -> dict[
     return {name: done[value.data_ptr(), value.shape] for name, value in state.items()}
 
 
-def save_model(network: Any, folder: Path, *, dtype: torch.dtype | None) -> None:
+def whole_weights(network: Any) -> dict[str, torch.Tensor] | None:
+    """All weights of a network that is spread over processes, in the first one's memory.
+
+    Every process has to call this. None where the network is whole in each of them.
+    """
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+    from torch.distributed.fsdp import FSDPModule
+
+    if not any(isinstance(module, FSDPModule) for module in network.modules()):
+        return None
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    found = get_model_state_dict(network, options=options)
+    return {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
+
+
+def save_model(
+    network: Any,
+    folder: Path,
+    *,
+    dtype: torch.dtype | None,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> None:
     """Writes the model as an ordinary folder: an adapter, or full weights in their first dtype.
 
     Args:
         dtype: of the full weights on the disk; rounded once. None: as they are in memory.
+        weights: what `whole_weights` gave.
     """
     from peft import PeftModel
 
     with quiet():
         if isinstance(network, PeftModel):
-            network.save_pretrained(str(folder), safe_serialization=True)
+            network.save_pretrained(str(folder), safe_serialization=True, state_dict=weights)
             return
-        state = _rounded(network.state_dict(), dtype)
+        state = _rounded(network.state_dict() if weights is None else weights, dtype)
         network.save_pretrained(str(folder), state_dict=state)

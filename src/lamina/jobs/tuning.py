@@ -33,6 +33,7 @@ from lamina.engine.tunable import (
     num_embeddings,
     save_model,
     trained_parameters,
+    whole_weights,
 )
 from lamina.jobs.carried import OF_THE_MODEL, carried_files
 from lamina.jobs.claimed import BEGUN, LOG, take
@@ -113,9 +114,10 @@ def tune(
     )
     if finished.interrupted:
         return _interrupted(run, finished.step, finished.interrupted)
+    weights = whole_weights(model)
     manifest: dict[str, Any] = {}
     if parallel.is_main():
-        manifest = _finish(run, model, steering, stages, finished, notes)
+        manifest = _finish(run, model, steering, stages, finished, notes, weights=weights)
         log.write(event="written")
     parallel.barrier()
     return parallel.decided(manifest)
@@ -374,6 +376,8 @@ def _finish(
     stages: tuple[Stage, ...],
     finished: Finished,
     notes: Mapping[str, Any],
+    *,
+    weights: dict[str, torch.Tensor] | None,
 ) -> dict[str, Any]:
     """Writes model, lines, ledger, page and manifest; gives the manifest."""
     from lamina.report.page import write_report
@@ -391,7 +395,7 @@ def _finish(
     write_json(out / "ledger.json", told)
     status = DONE if finished.stopped is None else FORGOT
     card = model_card(recipe, run.source, lines, told, stopped=finished.stopped)
-    _write_model(run, model, card)
+    _write_model(run, model, card, weights=weights)
     results = {
         "status": status,
         "stopped": finished.stopped,
@@ -462,7 +466,9 @@ def _general_name(recipe: TuneRecipe) -> str:
     )
 
 
-def _write_model(run: Run, model: Any, card: str) -> None:
+def _write_model(
+    run: Run, model: Any, card: str, *, weights: dict[str, torch.Tensor] | None
+) -> None:
     """`model/`: weights, config, tokenizer and card, under another name until it is whole."""
     final = run.out / "model"
     part = run.out / ".model.part"
@@ -473,7 +479,7 @@ def _write_model(run: Run, model: Any, card: str) -> None:
     name = stored.get("dtype", stored.get("torch_dtype", "float32"))
     dtype = getattr(torch, name) if name in ("bfloat16", "float16", "float32") else torch.float32
     try:
-        save_model(model, part, dtype=dtype)
+        save_model(model, part, dtype=dtype, weights=weights)
         if home != run.source.folder:
             for file in set(carried_files(run.source.folder)) & set(OF_THE_MODEL):
                 shutil.copyfile(run.source.folder / file, part / file)
