@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,8 @@ from lamina.data.encode import Examples
 from lamina.data.load import DomainData
 from lamina.data.pack import pack
 from lamina.engine.recipe import TrainSection
-from lamina.engine.run import Finished, check_arguments, run_windows
-from lamina.engine.state import Identity
+from lamina.engine.run import Finished, _restore, check_arguments, run_windows
+from lamina.engine.state import Identity, MixtureState
 from lamina.engine.trainer import ClosedWindow, NextWindow
 
 IDENTITY = Identity("data", "recipe", "model", 1)
@@ -290,6 +291,46 @@ def test_the_tracker_gets_weights_and_losses(tmp_path: Path) -> None:
     (events,) = (tmp_path / "logs").glob("events.*")
     assert b"held_out/law" in events.read_bytes()
     assert b"weights/maths" in events.read_bytes()
+
+
+def test_each_process_gets_its_own_sums_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """(.1 + .2) + .3 is not .1 + (.2 + .3): put back as one sum, a window's loss has other bits."""
+    parts = ({"law": 0.1}, {"law": 0.2})
+    held = {"weights": {"law": 1.0}, "cursors": {}, "owed": {}, "sizes": {"law": 9}, "steering": {}}
+    where = {"step": 1, "window": 0, "seed": 0, "window_steps": 2, "window_rows": 4, "world": 2}
+    named = dict.fromkeys(("unit", "data", "recipe", "model"), "")
+    sums = {"train_sums": {"law": 0.1 + 0.2}, "train_tokens": {"law": 7}, "rank_sums": parts}
+    state = MixtureState.model_validate(held | where | named | sums)
+
+    def restored(world: int) -> list[tuple[float, float]]:
+        found = []
+        for rank in range(world):
+            monkeypatch.setattr("lamina.engine.parallel.rank", lambda rank=rank: rank)
+            monkeypatch.setattr("lamina.engine.parallel.world", lambda: world)
+            trainer: Any = SimpleNamespace(
+                sampler=SimpleNamespace(names=("law",)),
+                args=SimpleNamespace(device=torch.device("cpu")),
+            )
+            _restore(trainer, state)
+            found.append((float(trainer.tally.sums[0]), float(trainer.tally.tokens[0])))
+        return found
+
+    assert restored(2) == [(0.1, 7), (0.2, 0)]
+    assert restored(1) == [(0.1 + 0.2, 7)]
+    assert restored(3) == [(0.1 + 0.2, 7), (0, 0), (0, 0)]
+
+
+def test_a_gpu_that_is_too_small_is_told_with_what_needs_less(tmp_path: Path) -> None:
+    model = pico()
+
+    def full(*_: Any) -> None:
+        if model.training and torch.is_grad_enabled():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    model.model.register_forward_pre_hook(full)
+    with pytest.raises(RecipeError, match=r"out of memory.*train\.method: lora") as told:
+        run(tmp_path, model=model)
+    assert "gradient_checkpointing" in str(told.value)
 
 
 def test_an_unknown_optimiser_is_refused(tmp_path: Path) -> None:

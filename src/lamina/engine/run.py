@@ -152,7 +152,7 @@ def run_windows(
             if found[1].step >= train.steps or found[1].stopped is not None:
                 _load_final(trainer, found[0])
                 return Finished(found[1].step, 0, found[1].stopped, found[1].step)
-        with quiet(), _signals(interrupted, tell):
+        with quiet(), _signals(interrupted, tell), _enough_memory(train):
             trainer.train(resume_from_checkpoint=None if found is None else str(found[0]))
         return Finished(
             step=trainer.state.global_step,
@@ -339,6 +339,7 @@ def _describe(
 ) -> MixtureState:
     sums, tokens = trainer.window_sums()
     sampler = trainer.sampler
+    own = dict(zip(sampler.names, trainer.tally.sums.tolist(), strict=True))
     return MixtureState(
         step=trainer.state.global_step,
         stopped=trainer.stopped,
@@ -358,6 +359,7 @@ def _describe(
         measured=measured,
         train_sums=sums,
         train_tokens=tokens,
+        rank_sums=tuple(parallel.gathered(own)),
         steering=trainer.steering.state(),
     )
 
@@ -371,10 +373,13 @@ def _restore(trainer: MixtureTrainer, state: MixtureState) -> None:
     sampler.cursors = {name: state.cursors.get(name, 0) for name in sampler.names}
     device = trainer.args.device
     tally = Tally.empty(len(sampler.names), device)
-    if parallel.is_main():  # a sum over processes: it is put back once
-        sums = [state.train_sums.get(name, 0.0) for name in sampler.names]
+    parts = state.rank_sums
+    if len(parts) != parallel.world():  # a sum over processes: it is put back once
+        parts = (state.train_sums, *[{}] * (parallel.world() - 1))
+    sums = [parts[parallel.rank()].get(name, 0.0) for name in sampler.names]
+    tally.sums += torch.tensor(sums, dtype=torch.float64, device=device)
+    if parallel.is_main():
         tokens = [float(state.train_tokens.get(name, 0)) for name in sampler.names]
-        tally.sums += torch.tensor(sums, dtype=torch.float64, device=device)
         tally.tokens += torch.tensor(tokens, dtype=torch.float64, device=device)
     trainer.tally = tally
 
@@ -391,6 +396,21 @@ def _signal_of(interrupted: list[int]) -> int:
         if parallel.any_of(number in interrupted):
             return int(number)
     return 0
+
+
+@contextmanager
+def _enough_memory(train: TrainSection) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        ways = ["a smaller train.batch_size with a larger train.accumulate", "data.max_length"]
+        ways += [] if train.gradient_checkpointing else ["train.gradient_checkpointing: true"]
+        ways += [] if train.dtype == "bfloat16" else ["train.dtype: bfloat16"]
+        ways += [] if train.method == "lora" else ["train.method: lora"]
+        raise RecipeError(
+            f"the GPU's memory is too small: {first_line(error)} What needs less: "
+            f"{', '.join(ways)}."
+        ) from error
 
 
 @contextmanager

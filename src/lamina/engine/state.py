@@ -64,6 +64,8 @@ class MixtureState(BaseModel):
     train_sums: dict[str, float]
     """Nats of the training loss in this window so far."""
     train_tokens: dict[str, int]
+    rank_sums: tuple[dict[str, float], ...] = ()
+    """`train_sums` of each process: added up anew, they give the same bits."""
     steering: dict[str, Any]
     """What the mover of the weights remembers: history, held-out losses, memory."""
     files: dict[str, dict[str, Any]] = {}

@@ -138,11 +138,12 @@ def whole_weights(network: Any) -> dict[str, torch.Tensor] | None:
 
     Every process has to call this. None where the network is whole in each of them.
     """
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
     from torch.distributed.fsdp import FSDPModule
 
     if not any(isinstance(module, FSDPModule) for module in network.modules()):
         return None
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
     options = StateDictOptions(full_state_dict=True, cpu_offload=True)
     found = get_model_state_dict(network, options=options)
     return {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
