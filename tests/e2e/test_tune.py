@@ -287,6 +287,21 @@ def test_a_start_may_be_detected_shares_from_a_folder(home: Path) -> None:
     assert not (out / "detect").exists()
 
 
+def test_a_start_may_be_detected_in_the_run(home: Path) -> None:
+    changes = {
+        "train": SHORT,
+        "mixture": {"policy": "constant", "start": "detected"},
+        "detect": {"judge": "losses"},
+    }
+    out, manifest = kit.tune(home, "detecting", **changes)
+    shares = kit.json_of(out / "detect" / "shares.json")["shares"]
+    assert set(shares) == set(kit.NAMES)
+    assert manifest["results"]["detected"] == shares
+    assert "detect/shares.json" in manifest["outputs"]
+    for name, weight in kit.lines_of(out)[0]["weights"].items():
+        assert math.isclose(weight, shares[name], abs_tol=1e-3)
+
+
 def test_weights_may_be_shares_of_rows_and_repeats_are_capped(home: Path) -> None:
     start = {"law": 0.2, "code": 0.2, "maths": 0.6}
     mixture = {"policy": "constant", "start": start, "unit": "rows", "max_repeats": 0.5}

@@ -147,7 +147,7 @@ def test_mixtures_that_cannot_be(lamina: Any, home: Path, mixture: Any, words: l
         ({"train": {"learning_rat": 1}}, ["did you mean `learning_rate`?"]),
         ({"train": {"method": "lara"}}, ["did you mean `lora`?"]),
         ({"train": {"windows": 0}}, ["windows"]),
-        ({"train": {"method": "full", "rank": 4}}, ["belong to an adapter"]),
+        ({"train": {"method": "full", "rank": 4}}, ["`rank`", "method is `full`"]),
         ({"train": {"method": "lora", "targets": ["q_prj"]}}, ["`q_prj`", "q_proj"]),
         ({"train": {"optimizer": "adamx"}}, ["adamx"]),
         ({"train": {"report_to": ["tensorbord"]}}, ["tensorbord"]),

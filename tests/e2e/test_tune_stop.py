@@ -176,6 +176,18 @@ def test_a_stopped_run_goes_on_to_the_bit(
     assert events == ["begun", "data", "trained", "resumed", "data", "trained", "written"]
 
 
+def test_a_run_goes_on_by_its_own_recipe(
+    stopped: Path, home: Path, whole: dict[str, bytes]
+) -> None:
+    out = home / "by its own"
+    kit.shutil.copytree(stopped, out)
+    kit.run_tune(out / "recipe.yaml", out, resume=True)
+    found = kit.files_of(out)
+    told_paths = {"data.json", "model/README.md"}  # the way from the recipe to its rows
+    assert {name for name in whole if found[name] != whole[name]} <= told_paths
+    assert set(found) == set(whole)
+
+
 def test_resume_begins_where_there_is_nothing(home: Path) -> None:
     short = {"windows": 1, "window_steps": 1}
     _, manifest = kit.tune(home, "nothing", train=short, options={"resume": True})
