@@ -43,6 +43,7 @@ def _load(
     tokenizer: Any,
     *,
     num_embeddings: int | None = None,
+    num_positions: int | None = None,
     told: list[str] | None = None,
     **section: Any,
 ) -> dict[str, DomainData]:
@@ -53,6 +54,7 @@ def _load(
         settings,
         home=home,
         num_embeddings=num_embeddings,
+        num_positions=num_positions,
         tell=None if told is None else told.append,
     )
 
@@ -377,6 +379,21 @@ def test_a_vocabulary_larger_than_the_embedding_is_refused(
     with pytest.raises(CheckpointError, match=r"has 257 tokens, .* has 256 rows") as refusal:
         _load(tmp_path, {"law": "law.jsonl"}, tokenizer, num_embeddings=256)
     assert "resize the model's embedding" in str(refusal.value)
+
+
+def test_an_example_longer_than_the_model_reads_is_refused(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    _write(tmp_path / "law.jsonl", _asked(40))
+    found = _load(tmp_path, {"law": "law.jsonl"}, tokenizer)["law"]
+    examples = found.train.examples
+    longest = int(examples.lengths.max())
+    assert longest >= found.heldout.lengths.max()
+    assert found.train.tokens.max() > longest, "a packed row may be longer"
+    assert _load(tmp_path, {"law": "law.jsonl"}, tokenizer, num_positions=longest)
+    told = rf"law\.jsonl:\d+ has {longest}, the model reads {longest - 1}\. Set max_length to"
+    with pytest.raises(RecipeError, match=told):
+        _load(tmp_path, {"law": "law.jsonl"}, tokenizer, num_positions=longest - 1)
 
 
 def test_a_token_beyond_the_embedding_is_refused(

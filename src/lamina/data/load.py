@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lamina.core.errors import CheckpointError, DataError
+from lamina.core.errors import CheckpointError, DataError, RecipeError
 from lamina.data.account import account, left_out, samples, sizes
 from lamina.data.domains import DomainRecords, Problems, read_domains, read_records
 from lamina.data.encode import Counts, Examples, encode
@@ -45,17 +45,20 @@ def load_domains(
     *,
     home: Path,
     num_embeddings: int | None,
+    num_positions: int | None = None,
     tell: Callable[[str], None] | None,
 ) -> dict[str, DomainData]:
     """Reads, splits, encodes and packs all domains of a recipe that lies in the folder `home`.
 
-    `num_embeddings` are the rows of the model's input embedding; None leaves them unchecked. What
-    a person should know of each domain is told in a few lines.
+    `num_embeddings` are the rows of the model's input embedding, `num_positions` the tokens that
+    it reads at once; None leaves them unchecked. What a person should know of each domain is told
+    in a few lines.
 
     Raises:
         CheckpointError: the tokenizer has more tokens than the model has embeddings.
         DataError: all that is wrong with the rows of all domains.
-        RecipeError: a chat template or a tokenizer with which no row could be encoded.
+        RecipeError: a chat template or a tokenizer with which no row could be encoded, or an
+            example longer than the model reads.
     """
     if num_embeddings is not None and len(tokenizer) > num_embeddings:
         raise CheckpointError(_too_few(len(tokenizer), num_embeddings))
@@ -71,6 +74,9 @@ def load_domains(
     largest = max((_largest(domain) for domain in domains.values()), default=0)
     if num_embeddings is not None and largest >= num_embeddings:
         raise CheckpointError(_too_few(largest + 1, num_embeddings))
+    for domain in domains.values():
+        for examples in (domain.train.examples, domain.heldout):
+            refuse_longer(examples, num_positions)
     if tell is not None:
         dropped = section.duplicates == "drop"
         for name, domain in domains.items():
@@ -79,6 +85,22 @@ def load_domains(
             ):
                 tell(line)
     return domains
+
+
+def refuse_longer(examples: Examples, num_positions: int | None) -> None:
+    """Refuses examples that are longer than the model reads; packed rows may be: positions restart.
+
+    Raises:
+        RecipeError: with the longest one.
+    """
+    longest = int(examples.lengths.max(initial=0))
+    if num_positions is not None and longest > num_positions:
+        place = examples.places[int(examples.lengths.argmax())]
+        raise RecipeError(
+            f"data.max_length lets examples have more tokens than the model reads at once:"
+            f" {place} has {longest:,}, the model reads {num_positions:,}. Set max_length to"
+            f" {num_positions} or less; longer ones are then cut, or dropped by `too_long: drop`."
+        )
 
 
 def _largest(domain: DomainData) -> int:

@@ -184,17 +184,16 @@ def _load_data(
 ) -> dict[str, DomainData]:
     from lamina.data.load import load_domains
     from lamina.engine.run import refuse_few_rows
-    from lamina.weights.checkpoint import read_config
+    from lamina.jobs.tuning import limits
 
-    config = read_config(folder)
-    nested = config.get("text_config")
-    size = config.get("vocab_size", nested.get("vocab_size") if isinstance(nested, dict) else None)
+    vocabulary, positions = limits(folder)
     data = load_domains(
         recipe.domains,
         tokenizer,
         recipe.data,
         home=home,
-        num_embeddings=size if isinstance(size, int) else None,
+        num_embeddings=vocabulary,
+        num_positions=positions,
         tell=watch.tell,
     )
     refuse_few_rows(data)

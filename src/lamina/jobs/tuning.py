@@ -18,7 +18,7 @@ import torch
 
 from lamina.core.errors import OutputError
 from lamina.core.manifest import Manifest, read_json
-from lamina.data.load import DomainData, load_domains
+from lamina.data.load import DomainData, load_domains, refuse_longer
 from lamina.data.templates import choose_template
 from lamina.engine import parallel
 from lamina.engine.attention import check_no_leak
@@ -143,7 +143,7 @@ def _prepare(
     source = find_model(_near(recipe.model, place.home))
     with quiet():
         tokenizer = load_tokenizer(source)
-    vocabulary = _vocabulary(source)
+    vocabulary, positions = limits(source.folder)
     watch.stage("reading the data", 0)
     data = load_domains(
         recipe.domains,
@@ -151,10 +151,13 @@ def _prepare(
         recipe.data,
         home=place.home,
         num_embeddings=vocabulary,
+        num_positions=positions,
         tell=tell,
     )
     refuse_few_rows(data)
     watched = watched_text(recipe, place.home, tokenizer)
+    for examples in watched.values():
+        refuse_longer(examples, positions)
     report = {
         "schema": "lamina.data/1",
         "max_length": recipe.data.max_length,
@@ -204,12 +207,15 @@ def _near(model: str, home: Path) -> str:
     return os.path.normpath(found) if found.exists() else model
 
 
-def _vocabulary(source: Source) -> int | None:
-    """Rows of the embedding, as config.json says."""
-    config = read_config(source.folder)
+def limits(folder: Path) -> tuple[int | None, int | None]:
+    """Rows of the embedding, and tokens that are read at once, as a model's config.json says."""
+    config = read_config(folder)
     nested = config.get("text_config")
-    size = config.get("vocab_size", nested.get("vocab_size") if isinstance(nested, dict) else None)
-    return size if isinstance(size, int) else None
+    found = {**(nested if isinstance(nested, dict) else {}), **config}
+    positions = found.get("max_position_embeddings", found.get("n_positions"))
+    sizes = (found.get("vocab_size"), positions)
+    rows, tokens = (size if isinstance(size, int) else None for size in sizes)
+    return rows, tokens
 
 
 def _recipe_digest(recipe: TuneRecipe, watched: Mapping[str, Examples], home: Path) -> str:
