@@ -93,3 +93,18 @@ def test_flash_attention_in_float32_is_refused_in_words(home: Path) -> None:
     with pytest.raises(RecipeError, match=r"takes no float32.* dtype: bfloat16"):
         kit.tune(home, "flash", train={"attention": "flash_attention_2"})
     assert not (home / "flash").exists()
+
+
+def test_each_stage_begins_with_the_shares_of_its_own_detection(home: Path) -> None:
+    known = {"first": (0.5, 0.3, 0.2), "second": (0.2, 0.3, 0.5)}
+    stages = []
+    for name, shares in known.items():
+        (home / name).mkdir()
+        told = {"shares": dict(zip(kit.NAMES, shares, strict=True))}
+        (home / name / "shares.json").write_text(json.dumps(told))
+        start = {"policy": "constant", "start": "detected", "detected": name}
+        stages.append({**start, "windows": 1})
+    train = {"window_steps": 1, "windows": 2}
+    out, _ = kit.tune(home, "two", mixture=stages, train=train)
+    weights = [tuple(line["weights"].values()) for line in kit.lines_of(out)]
+    assert weights == [pytest.approx(shares) for shares in known.values()]

@@ -143,3 +143,12 @@ def test_overrides_reach_every_key(tmp_path: Path) -> None:
     made = read_tune_recipe(path, ["train.windows=2", "mixture.policy=odm", "mixture.scale=5"])
     assert made.train.windows == 2
     assert made.mixture[0].parameters == {"scale": 5}
+
+
+def test_keys_that_would_do_nothing_are_refused() -> None:
+    with pytest.raises(RecipeError, match="used with `start: detected` alone"):
+        recipe(mixture={"policy": "foster", "detected": "known"})
+    with pytest.raises(RecipeError, match="schedule `constant` has no warmup"):
+        recipe(train={"schedule": "constant", "warmup": 0.1})
+    made = recipe(train={"schedule": "constant"})
+    assert validate(TuneRecipe, made.to_mapping(), "again").to_mapping() == made.to_mapping()

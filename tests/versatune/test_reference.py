@@ -192,3 +192,13 @@ def test_the_steering_of_one_domain_goes_through_its_state() -> None:
     one.begin(losses(law=2.0), None)
     other.restore(one.state())
     assert other == one
+
+
+def test_another_number_of_processes_is_another_tuning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tunings = Tunings(law=[3.0, 2.0], code=[3.0, 1.0])
+    asked(tmp_path, tunings)
+    monkeypatch.setattr("lamina.engine.parallel.world", lambda: 2)
+    asked(tmp_path, tunings)
+    assert tunings.names == ["law", "code", "law", "code"]

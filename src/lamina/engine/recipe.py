@@ -76,6 +76,15 @@ class TrainSection(Recipe):
                 )
         return self
 
+    @model_validator(mode="after")
+    def _no_warmup_of_a_constant_rate(self) -> "TrainSection":
+        if self.schedule == "constant" and self.warmup and "warmup" in self.model_fields_set:
+            raise ValueError(
+                "schedule `constant` has no warmup; leave that out or write "
+                "schedule: constant_with_warmup"
+            )
+        return self
+
     @property
     def steps(self) -> int:
         """Optimiser steps of the whole run."""

@@ -35,7 +35,7 @@ def settle_stages(
     Returns the stages, and `warnings` and `results` for the manifest.
     """
     notes: dict[str, Any] = {"warnings": [], "results": {}}
-    detected: Mapping[str, float] | None = None
+    detected: dict[str | None, Mapping[str, float]] = {}
     start: DomainLosses | None = None
     settled = []
     references: dict[str, dict[str, Any]] = {}
@@ -45,12 +45,15 @@ def settle_stages(
         given = "start" in section.model_fields_set or number == 0
         weights, reason = None, f"{section.title}: goes on where the stage before stopped"
         if given:
-            if section.start == "detected" and detected is None:
-                detected = _detected(run, section)
-                notes["results"]["detected"] = dict(detected)
+            if section.start == "detected" and section.detected not in detected:
+                detected[section.detected] = _detected(run, section)
+                notes["results"].setdefault("detected", dict(detected[section.detected]))
             sizes = {n: int(d.train.trained_tokens.sum()) for n, d in run.data.items()}
             weights = start_weights(
-                section.start, domains=tuple(run.data), detected=detected, sizes=sizes
+                section.start,
+                domains=tuple(run.data),
+                detected=detected.get(section.detected),
+                sizes=sizes,
             ).weights
             reason = f"start: {section.start if isinstance(section.start, str) else 'given'}"
         reference = None

@@ -193,6 +193,8 @@ class TuneRecipe(Recipe):
                 )
             if stage.policy == "uniform" and stage.start != "uniform":
                 problems.append("mixture: policy `uniform` does not use `start`; leave it out")
+            if stage.detected is not None and stage.start != "detected":
+                problems.append("mixture.detected is used with `start: detected` alone")
             if stage.policy not in USES_REFERENCE and stage.reference != ReferenceSection():
                 problems.append(f"mixture: policy `{stage.policy}` does not use `reference`")
             try:
@@ -254,6 +256,8 @@ class TuneRecipe(Recipe):
             stage.update(stage.pop("parameters"))
             if number and "start" not in self.mixture[number].model_fields_set:
                 del stage["start"]  # it goes on where the stage before stopped
+        if self.train.schedule == "constant":
+            values["train"].pop("warmup")
         if self.train.method == "full":
             for key in ("rank", "alpha", "dropout", "targets"):
                 values["train"].pop(key)

@@ -148,7 +148,8 @@ def _tuned(
         update={"windows": section.windows, "window_steps": steps, "report_to": ()}
     )
     settings = alone.model_dump(exclude={"report_to", "log_every", "workers", "keep_checkpoints"})
-    key = digest([SCHEMA, model, domain.fingerprint, settings, section.patience, unit])
+    run = [settings, section.patience, unit, parallel.world()]  # a step has rows of all processes
+    key = digest([SCHEMA, model, domain.fingerprint, *run])
     file = cache_folder() / "reference" / f"{key}.json"
     known = parallel.decided(_from_cache(file) if parallel.is_main() else None)
     if known is not None:
