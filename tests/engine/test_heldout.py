@@ -10,6 +10,7 @@ import torch
 
 from lamina.core.errors import DataError
 from lamina.engine.collate import PackedRow, collate
+from lamina.engine.fast import attending_by_example
 from lamina.engine.heldout import heldout_losses
 from lamina.engine.losses import LossHead
 
@@ -45,6 +46,19 @@ def test_batches_do_not_change_the_losses(
     found = heldout_losses(model, head, examples, batch_tokens=batch_tokens)
     whole = heldout_losses(model, head, examples, batch_tokens=1000)
     torch.testing.assert_close(found.sums, whole.sums, rtol=1e-6, atol=0)
+
+
+def test_one_row_without_padding_gives_the_same_losses(
+    network: Callable[..., Any], examples: Any
+) -> None:
+    model = network()
+    head = LossHead(model)
+    padded = heldout_losses(model, head, examples, batch_tokens=24)
+    with attending_by_example(model) as can:
+        assert can
+        flat = heldout_losses(model, head, examples, batch_tokens=24, flatten=True)
+    torch.testing.assert_close(flat.sums, padded.sums, rtol=1e-6, atol=0)
+    assert flat.tokens.equal(padded.tokens)
 
 
 def test_the_same_call_gives_the_same_bits(network: Callable[..., Any], examples: Any) -> None:

@@ -45,6 +45,7 @@ def heldout_losses(
     device: torch.device | str = "cpu",
     autocast: torch.dtype | None = None,
     in_step: bool = False,
+    flatten: bool = False,
 ) -> HeldoutSums:
     """The summed loss of each held-out example; rank r of w measures examples r, r + w, ...
 
@@ -54,6 +55,7 @@ def heldout_losses(
         autocast: the dtype to run the model in, where it does not do so by itself.
         in_step: every rank runs the model equally often, as it must where each holds a part of the
             weights; what is run too often is not counted.
+        flatten: a batch is one row without padding, for attention that keeps examples in it apart.
 
     Raises:
         DataError: an example has no token to learn from.
@@ -74,9 +76,9 @@ def heldout_losses(
     # Not inference mode: FSDP cannot gather weights in it.
     with evaluating(model), torch.no_grad(), _cast(device, autocast):
         for _ in range(idle):
-            _run(model, head, examples, (mine or by_rank[0])[0], device)
+            _run(model, head, examples, (mine or by_rank[0])[0], device, flatten)
         for members in mine:
-            found = _run(model, head, examples, members, device)
+            found = _run(model, head, examples, members, device, flatten)
             sums[members] = found.per_example.cpu()
             tokens[members] = found.tokens.cpu()
     return HeldoutSums(sums, tokens)
@@ -88,10 +90,11 @@ def _run(
     examples: Examples,
     members: np.ndarray,
     device: torch.device | str,
+    flatten: bool,
 ) -> LossSums:
     """The losses of some examples, in one forward pass."""
     rows = [packed_row(examples, [m], row=int(m)) for m in members]
-    batch = collate(rows, pad_id=0, flatten=False, multiple_of=1)
+    batch = collate(rows, pad_id=0, flatten=flatten, multiple_of=1)
     return head(model, {name: value.to(device) for name, value in batch.items()})
 
 

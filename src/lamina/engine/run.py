@@ -125,7 +125,8 @@ def run_windows(
 
         def measure(step: int) -> tuple[DomainLosses, DomainLosses | None]:
             held_out, others = (
-                _measure(model, head, group, step, arguments.device, autocast) for group in groups
+                _measure(model, head, group, step, arguments.device, autocast, flatten)
+                for group in groups
             )
             return held_out, others if watched else None
 
@@ -277,6 +278,7 @@ def _measure(
     step: int,
     device: torch.device,
     autocast: torch.dtype | None,
+    flatten: bool,
 ) -> DomainLosses:
     """Losses of all examples by domain, each process doing its share of them.
 
@@ -294,6 +296,7 @@ def _measure(
             device=device,
             autocast=autocast,
             in_step=parallel.sharding_asked(),
+            flatten=flatten,
         )
         sums = parallel.total(found.sums.numpy())
         bad = np.flatnonzero(~np.isfinite(sums))
@@ -319,8 +322,8 @@ def start_losses(model: Any, data: Mapping[str, DomainData], train: TrainSection
     autocast = torch.bfloat16 if train.dtype == "bfloat16" else None
     with casting(model, train):
         head = LossHead(model)
-    with attending_by_example(model):
-        return _measure(model, head, group, 0, device, autocast)
+    with attending_by_example(model) as by_example:
+        return _measure(model, head, group, 0, device, autocast, by_example)
 
 
 def _measured(groups: Sequence[Mapping[str, Examples]]) -> str:
