@@ -29,7 +29,7 @@ from lamina.versatune.detect_recipe import DetectSection
 
 if TYPE_CHECKING:
     from lamina.engine.load import Source
-    from lamina.jobs.tuning import Run
+    from lamina.jobs.tune_run import Run
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 _OWN = ("domains", "detect")

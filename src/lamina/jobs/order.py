@@ -184,7 +184,7 @@ def _load_data(
 ) -> dict[str, DomainData]:
     from lamina.data.load import load_domains
     from lamina.engine.run import refuse_few_rows
-    from lamina.jobs.tuning import limits
+    from lamina.jobs.tune_run import limits
 
     vocabulary, positions = limits(folder)
     data = load_domains(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lamina.core.domains import DomainLosses
     from lamina.data.encode import Examples
     from lamina.engine.load import Source
-    from lamina.jobs.tuning import Run
+    from lamina.jobs.tune_run import Run
 
 GENERAL_ROWS = 64
 
