@@ -104,6 +104,12 @@ def test_a_text_is_cut_to_what_the_judge_is_shown(judges_home: Path) -> None:
     assert long == cut
 
 
+def test_a_text_cut_in_mid_character_has_no_more_tokens(judges_home: Path) -> None:
+    for most in (4, 5, 6, 7, 8):
+        judge = load(judges_home, text_tokens=most)
+        assert len(judge._prompt_ids("😀" * 9)) <= len(judge._prompt_ids("")) + most
+
+
 def test_a_chat_template_is_used_where_there_is_one(judges_home: Path) -> None:
     judge = load(judges_home)
     assert judge.facts()["chat"] is False

@@ -133,6 +133,9 @@ class ModelJudge(Judge):
         shown = self._tokenizer.encode(text, add_special_tokens=False)
         if len(shown) > self._section.text_tokens:
             text = str(self._tokenizer.decode(shown[: self._section.text_tokens]))
+            text = text.rstrip(
+                "\ufffd"
+            )  # half a character: its stand-in has more tokens than it had
         # Not str.format: the text may have braces, and so may the prompt.
         before, _, after = self._section.prompt.partition("{text}")
         listed = ", ".join(self._domains)
