@@ -108,3 +108,9 @@ def test_each_stage_begins_with_the_shares_of_its_own_detection(home: Path) -> N
     out, _ = kit.tune(home, "two", mixture=stages, train=train)
     weights = [tuple(line["weights"].values()) for line in kit.lines_of(out)]
     assert weights == [pytest.approx(shares) for shares in known.values()]
+
+
+def test_an_adapter_on_a_tied_output_embedding_is_refused(home: Path) -> None:
+    lora = {"method": "lora", "rank": 2, "targets": ["q_proj", "lm_head"], **SHORT}
+    with pytest.raises(RecipeError, match="`lm_head`, which shares its weights with the input"):
+        kit.tune(home, "tied", train=lora)

@@ -152,3 +152,8 @@ def test_keys_that_would_do_nothing_are_refused() -> None:
         recipe(train={"schedule": "constant", "warmup": 0.1})
     made = recipe(train={"schedule": "constant"})
     assert validate(TuneRecipe, made.to_mapping(), "again").to_mapping() == made.to_mapping()
+
+
+def test_a_beta_of_one_is_refused() -> None:
+    with pytest.raises(RecipeError, match=r"train\.betas"):
+        recipe(train={"betas": [0.9, 1.0]})

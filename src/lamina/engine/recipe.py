@@ -8,6 +8,7 @@ from lamina.core.recipe import Recipe
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Part = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1, le=10**9)]
 
 
@@ -32,14 +33,14 @@ class TrainSection(Recipe):
     """Gradients are scaled down to this norm; 0: not."""
     optimizer: str = "adamw_torch"
     """A name that `transformers.TrainingArguments(optim=...)` knows."""
-    betas: tuple[Share, Share] = (0.9, 0.999)
+    betas: tuple[Part, Part] = (0.9, 0.999)
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the computation and of frozen weights; what is trained is held in float32."""
     gradient_checkpointing: bool = False
     """Compute activations again in the backward pass: a third slower, much less memory."""
     rank: Count = 16
     alpha: Positive = 32.0
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: Part = 0.0
     targets: str | tuple[str, ...] = "all-linear"
     """Modules that get an adapter: `all-linear`, or names such as `q_proj`."""
     attention: Literal["auto", "sdpa", "eager", "flash_attention_2", "flex_attention"] = "auto"

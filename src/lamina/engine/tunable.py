@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,7 @@ def _with_adapter(network: PreTrainedModel, train: TrainSection) -> Any:
                 f"train.targets names {', '.join(f'`{name}`' for name in missing)}, which no "
                 f"linear module of {network.name_or_path} is called; it has {', '.join(known)}."
             )
+        _refuse_tied(network, asked)
         targets = asked
     config = LoraConfig(
         r=train.rank,
@@ -102,6 +104,28 @@ def _with_adapter(network: PreTrainedModel, train: TrainSection) -> Any:
     if isinstance(added.target_modules, set):
         added.target_modules = sorted(added.target_modules)
     return model
+
+
+def _refuse_tied(network: PreTrainedModel, targets: Sequence[str]) -> None:
+    """An adapter on a tied output embedding, once merged, would change the input embedding, too.
+
+    Raises:
+        RecipeError: such a module is a target.
+    """
+    tied = network.get_input_embeddings().weight
+    shared = [
+        name
+        for name, module in network.named_modules()
+        if any(name == target or name.endswith(f".{target}") for target in targets)
+        and isinstance(module, torch.nn.Linear)
+        and module.weight is tied
+    ]
+    if shared:
+        raise RecipeError(
+            f"train.targets names `{', '.join(shared)}`, which shares its weights with the input "
+            "embedding in this model: merged, the adapter would change both. Leave it out, or "
+            "write method: full."
+        )
 
 
 def _linear_names(network: PreTrainedModel) -> list[str]:
