@@ -61,3 +61,8 @@ def test_the_key_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> 
     assert found.api_key() == "secret"
     assert "secret" not in found.model_dump_json()
     assert section().api_key() is None
+
+
+@pytest.mark.parametrize("judge", ["none", None])
+def test_without_a_judge_the_losses_say_it(judge: str | None) -> None:
+    assert DetectSection.model_validate({"judge": judge}).judge == "losses"

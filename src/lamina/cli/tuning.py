@@ -101,7 +101,7 @@ def detect(
     out
         The folder for shares.json, the texts with their judgement, and report.html.
     judge
-        classifier (trained on your rows), model, endpoint, or losses.
+        classifier (trained on your rows), model, endpoint, or none (by losses on your rows).
     texts
         Texts of each repeat; default 2,000.
     repeats

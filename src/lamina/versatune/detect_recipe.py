@@ -174,6 +174,12 @@ class DetectSection(Recipe):
     endpoint: EndpointSection | None = None
     losses: LossesSection = LossesSection()
 
+    @field_validator("judge", mode="before")
+    @classmethod
+    def _none_is_losses(cls, judge: object) -> object:
+        """Without a judge the domains' own losses say it."""
+        return "losses" if judge in (None, "none") else judge
+
     @model_validator(mode="after")
     def _judge_is_described(self) -> Self:
         if self.judge == "model" and self.model is None:
