@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import signal
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,6 +18,7 @@ from lamina.core.errors import DataError, RecipeError
 from lamina.data.encode import Examples
 from lamina.data.load import DomainData
 from lamina.engine import parallel
+from lamina.engine.around import enough_memory, logging_to, signal_of, signals
 from lamina.engine.collate import collate
 from lamina.engine.fast import attending_by_example
 from lamina.engine.heldout import heldout_losses
@@ -50,8 +45,6 @@ _DIVERGED = (
     "The run has diverged, and the last checkpoint is whole. Lower train.learning_rate, or add "
     "train.warmup."
 )
-TWICE_SECONDS = 3.0
-"""Of several processes: signals closer than this are one signal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +132,7 @@ def run_windows(
         sampler = MixtureSampler(data, seed=train.seed, num_rows=num_rows, weights=first)
 
         interrupted: list[int] = []
-        with _logging_to(folder.parent / "logs"):  # trackers read where to when they are made
+        with logging_to(folder.parent / "logs"):  # trackers read where to when they are made
             trainer = _trainer(
                 model, arguments, data, train, sampler, head, steering, measure,
                 describe=partial(_describe, identity=identity, train=train, measured=measured),
@@ -153,11 +146,11 @@ def run_windows(
             if found[1].step >= train.steps or found[1].stopped is not None:
                 _load_final(trainer, found[0])
                 return Finished(found[1].step, 0, found[1].stopped, found[1].step)
-        with quiet(), _signals(interrupted, tell), _enough_memory(train):
+        with quiet(), signals(interrupted, tell), enough_memory(train):
             trainer.train(resume_from_checkpoint=None if found is None else str(found[0]))
         return Finished(
             step=trainer.state.global_step,
-            interrupted=_signal_of(interrupted),
+            interrupted=signal_of(interrupted),
             stopped=trainer.stopped,
             resumed_from=None if found is None else found[1].step,
         )
@@ -391,76 +384,6 @@ def _load_final(trainer: MixtureTrainer, checkpoint: Path) -> None:
     """The weights of a run whose last step is done."""
     with quiet():
         trainer._load_from_checkpoint(str(checkpoint))
-
-
-def _signal_of(interrupted: list[int]) -> int:
-    """The signal that came to any process, the same in every process; 0 where none came."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        if parallel.any_of(number in interrupted):
-            return int(number)
-    return 0
-
-
-@contextmanager
-def _enough_memory(train: TrainSection) -> Iterator[None]:
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        ways = ["a smaller train.batch_size with a larger train.accumulate", "data.max_length"]
-        ways += [] if train.gradient_checkpointing else ["train.gradient_checkpointing: true"]
-        ways += [] if train.dtype == "bfloat16" else ["train.dtype: bfloat16"]
-        ways += [] if train.method == "lora" else ["train.method: lora"]
-        raise RecipeError(
-            f"the GPU's memory is too small: {first_line(error)} What needs less: "
-            f"{', '.join(ways)}."
-        ) from error
-
-
-@contextmanager
-def _signals(interrupted: list[int], tell: Callable[[str], None]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the run after the step in work; a second one ends it at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    began: list[float] = []
-
-    def first(number: int, frame: Any) -> None:
-        if interrupted:
-            # A terminal's Ctrl-C reaches every process, and `torchrun` passes it on to them again.
-            if parallel.world() == 1 or time.monotonic() - began[0] > TWICE_SECONDS:
-                raise KeyboardInterrupt(int(number))
-            return
-        began.append(time.monotonic())
-        interrupted.append(int(number))
-        if parallel.is_main():
-            tell("stopping after this step, with a checkpoint (once more: at once, without)")
-
-    before = {number: signal.signal(number, first) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
-def _logging_to(folder: Path) -> Iterator[None]:
-    """TensorBoard's files go beside the checkpoints, unless the user chose another folder."""
-    key = "TENSORBOARD_LOGGING_DIR"
-    if key in os.environ:
-        yield
-        return
-    os.environ[key] = str(folder)
-    try:
-        yield
-    finally:
-        del os.environ[key]
-
-
-def clear(folder: Path) -> None:
-    """Deletes the checkpoints of a finished run."""
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def refuse_few_rows(data: Mapping[str, DomainData]) -> None:
