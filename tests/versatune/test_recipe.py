@@ -157,3 +157,9 @@ def test_keys_that_would_do_nothing_are_refused() -> None:
 def test_a_beta_of_one_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"train\.betas"):
         recipe(train={"betas": [0.9, 1.0]})
+
+
+def test_a_constant_rate_goes_through_the_file_and_back(tmp_path: Path) -> None:
+    values = {"model": "m", "domains": {"law": "a.jsonl"}, "train": {"schedule": "constant"}}
+    recipe = TuneRecipe.model_validate(values | {"mixture": {"policy": "uniform"}})
+    assert TuneRecipe.model_validate(recipe.to_mapping()) == recipe
