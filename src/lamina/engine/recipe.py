@@ -31,7 +31,7 @@ class TrainSection(Recipe):
     weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     max_grad_norm: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     """Gradients are scaled down to this norm; 0: not."""
-    optimizer: str = "adamw_torch"
+    optimizer: str = "adamw_torch_fused"
     """A name that `transformers.TrainingArguments(optim=...)` knows."""
     betas: tuple[Part, Part] = (0.9, 0.999)
     dtype: Literal["float32", "bfloat16"] = "float32"

@@ -142,7 +142,7 @@ class TuneRecipe(Recipe):
     """Everything `lamina tune` needs."""
 
     model: str
-    """A folder or hub name. An adapter (`base+adapter`) is merged first, and needs `method: full`."""
+    """A folder or hub name. An adapter, `base+adapter`, is merged first; needs `method: full`."""
     domains: dict[str, DomainSpec]
     data: DataSection = DataSection()
     train: TrainSection = TrainSection()
