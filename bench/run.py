@@ -1,6 +1,6 @@
 """All programs that measure, one after the other.
 
-    python bench/run.py [WORK] [--mergekit VENV/bin/mergekit-yaml] [--twice]
+    python bench/run.py [WORK] [--mergekit VENV/bin/mergekit-yaml] [--twice] [--trl VENV/bin/python]
 
 WORK gets the weights (8.8 GB, kept; 26 GB with `--twice`) and the outputs (removed). Without it all
 of that goes to a temporary folder. Ends with 1 when any of them misses a target.
@@ -21,6 +21,7 @@ def main() -> None:
     parser.add_argument("work", type=Path, nargs="?")
     parser.add_argument("--mergekit", help="the mergekit-yaml of its own environment")
     parser.add_argument("--twice", action="store_true", help="measure memory on twice the blocks")
+    parser.add_argument("--trl", help="the python of an environment with TRL")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         work = (given.work or Path(folder)).absolute()
@@ -31,6 +32,9 @@ def main() -> None:
         merge += ["--twice", str(work / "weights-twice")] if given.twice else []
         programs = [merge, [str(HERE / "faults.py"), str(work)]]
         programs += [[str(HERE / "faults.py"), str(work), "--method", "lata"]]
+        programs += [
+            [str(HERE / "tune.py"), "--detect", *(["--trl", given.trl] if given.trl else [])]
+        ]
         codes = [subprocess.run([sys.executable, *p], check=False).returncode for p in programs]
     sys.exit(max(codes))
 

@@ -91,14 +91,21 @@ def main() -> None:
             peft_config=lora,
             callbacks=[clock],
         )
-        collate, real = trainer.data_collator, []
+        collate, compute = trainer.data_collator, trainer.compute_loss
+        real, trained, losses = [], [], []
 
         def counting(rows):
             real.append(sum(len(row["input_ids"]) for row in rows))
+            trained.append(sum(label >= 0 for row in rows for label in row["labels"]))
             return collate(rows)
 
-        trainer.data_collator = counting
-        done = trainer.train()
+        def keeping(*args, **kwargs):
+            loss = compute(*args, **kwargs)
+            losses.append(loss.detach())
+            return loss
+
+        trainer.data_collator, trainer.compute_loss = counting, keeping
+        trainer.train()
     first, last = 0, len(clock.ends) - 2
     print(
         json.dumps(
@@ -107,7 +114,7 @@ def main() -> None:
                 "seconds": clock.ends[last] - clock.ends[first],
                 "cpu_seconds": clock.cpu[last] - clock.cpu[first],
                 "steps": last - first,
-                "loss": done.training_loss,
+                "loss": float(np.average([float(loss) for loss in losses], weights=trained)),
                 "all_tokens": sum(real),
                 "versions": {m.__name__: m.__version__ for m in (torch, transformers, trl)},
                 "warned": sorted({str(w.message) for w in told if "attention" in str(w.message)}),
