@@ -7,16 +7,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from conftest import Lamina  # type: ignore[import-not-found]
-
 sys.path.append(str(Path(__file__).parents[1] / "versatune"))
+Lamina = Callable[..., Any]
 SMALL = ("-s", "detect.max_new_tokens=8", "-s", "detect.tolerance=0", "--texts", 150)
 
 

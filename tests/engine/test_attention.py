@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from lamina.core.errors import RecipeError
+from lamina.core.errors import CheckpointError, RecipeError
 from lamina.engine.attention import check_no_leak
 
 VOCAB = 61
@@ -53,7 +53,7 @@ def test_logits_that_are_not_numbers_do_not_pass(network: Callable[..., Any]) ->
     model = network()
     with torch.no_grad():
         model.lm_head.weight[3] = torch.nan
-    with pytest.raises(RecipeError):
+    with pytest.raises(CheckpointError, match="not finite before any training"):
         check_no_leak(model, flatten=False, num_embeddings=VOCAB)
 
 
