@@ -1,4 +1,4 @@
-"""Do VersaTune's claims hold on the demo's models? Eight mixes, five seeds, the same tokens.
+"""Do VersaTune's claims hold on the demo's models? Ten mixes, five seeds, the same tokens.
 
     python studies/versatune.py --out DIR [--seeds N] [--tables]
 
@@ -33,13 +33,25 @@ NAMES = ("law", "medicine", "finance", "science", "code", "general")
 TARGET = "science"
 REST = tuple(name for name in NAMES if name != TARGET)
 MODELS = {
-    "instruct": ("uniform", "inverse", "constant", "foster", "foster, growth 64"),
-    "base": ("only target", "uniform rest", "expand"),
-}
+    "instruct": (
+        "uniform", "inverse", "constant", "foster", "foster, growth 64",
+        "uniform, then foster, growth 64",
+    ),
+    "base": ("only target", "uniform rest", "expand", "fixed at expand's share"),
+}  # fmt: skip
 """The mixes of each model, and so of each question."""
 ORDER = (("foster", "constant"), ("constant", "uniform"), ("uniform", "inverse"))
 """The paper's order: the first of a pair is at least as good as the second."""
-MORE_PAIRS = (("foster", "uniform"), ("foster, growth 64", "constant"))
+MORE_PAIRS = (
+    ("foster", "uniform"),
+    ("foster, growth 64", "constant"),
+    ("uniform, then foster, growth 64", "uniform"),
+)
+EXPANSION_PAIRS = (
+    ("uniform rest", "only target"),
+    ("expand", "uniform rest"),
+    ("expand", "fixed at expand's share"),
+)
 # Share of asked rows: about nine tokens in ten are trained on in every domain then, so equal
 # numbers of packed rows are nearly equal numbers of trained tokens.
 ASKED = {
@@ -72,14 +84,18 @@ def mixture(mix: str, *, detected: str, reference: Mapping[str, float]) -> dict[
     half = {TARGET: 0.5} | {name: 0.5 / len(REST) for name in REST}
     # Five raises of .05 from here make .5 on average, which `uniform rest` has throughout.
     below = {TARGET: 0.375} | {name: 0.625 / len(REST) for name in REST}
+    # What `expand` came to on average in these runs: is it the moving, or only the smaller share?
+    same = {TARGET: 0.458} | {name: 0.542 / len(REST) for name in REST}
     return {
         "uniform": {"policy": "uniform"},
         "inverse": {"policy": "inverse", **known},
         "constant": {"policy": "constant", **known},
         "foster": {"policy": "foster", **known, "reference": given},
         "foster, growth 64": {"policy": "foster", "growth": 64, **known, "reference": given},
+        "uniform, then foster, growth 64": {"policy": "foster", "growth": 64, "reference": given},
         "only target": {"policy": "constant", "start": only, "smoothing": 0.0},
         "uniform rest": {"policy": "constant", "start": half},
+        "fixed at expand's share": {"policy": "constant", "start": same},
         "expand": {"policy": "expand", "target": TARGET, "start": below, "reference": given},
     }[mix]
 
@@ -219,12 +235,24 @@ def mean_loss(run: Mapping[str, Any]) -> float:
 
 
 def paired(
-    runs: Sequence[Mapping[str, Any]], better: str, worse: str, name: str | None = None
+    runs: Sequence[Mapping[str, Any]],
+    better: str,
+    worse: str,
+    *,
+    weights: Mapping[str, float] | None = None,
 ) -> tuple[float, float]:
-    """How much lower the loss of `better` is than that of `worse`, over seeds; None: the mean."""
+    """How much lower the loss of `better` is than that of `worse`, over seeds.
+
+    The mean over domains by `weights` that sum to 1; None: all alike.
+    """
+    weights = weights or {name: 1 / len(NAMES) for name in NAMES}
     one, two = by_seed(runs, better), by_seed(runs, worse)
-    loss = mean_loss if name is None else lambda run: run["end"][name]
-    return interval([loss(two[seed]) - loss(one[seed]) for seed in sorted(one)])
+    return interval(
+        [
+            math.fsum(w * (two[seed]["end"][n] - one[seed]["end"][n]) for n, w in weights.items())
+            for seed in sorted(one)
+        ]
+    )
 
 
 def verdict(value: float, half: float) -> str:
@@ -267,9 +295,11 @@ def tables(results: Mapping[str, Any]) -> str:
             "Held-out loss after tuning, mean over seeds (nats a token):",
             losses(runs),
             "Which is lower? The second's loss minus the first's, paired by seed, 95 % interval:",
-            differences(runs),
+            differences(results),
             f"Growing {TARGET}, mean over seeds, 95 % interval:",
             expansion(runs),
+            "The first less the second, paired by seed, 95 % interval:",
+            expansion_differences(runs),
         ]
     )
 
@@ -301,13 +331,17 @@ def losses(runs: Sequence[Mapping[str, Any]]) -> str:
     return table(["mix", *NAMES, "mean", "trained tokens"], rows)
 
 
-def differences(runs: Sequence[Mapping[str, Any]]) -> str:
+def differences(results: Mapping[str, Any]) -> str:
+    runs, shares = results["runs"], results["models"]["instruct"]["detected"]["shares"]
     rows = []
     for better, worse in (*ORDER, *MORE_PAIRS):
         value, half = paired(runs, better, worse)
-        cells = [f"{paired(runs, better, worse, name)[0]:+.3f}" for name in NAMES]
-        rows.append([f"{better} / {worse}", *cells, signed(value, half), verdict(value, half)])
-    return table(["first / second", *NAMES, "mean", "first ≤ second"], rows)
+        cells = [f"{paired(runs, better, worse, weights={n: 1.0})[0]:+.3f}" for n in NAMES]
+        weighted = signed(*paired(runs, better, worse, weights=shares))
+        told = [signed(value, half), verdict(value, half), weighted]
+        rows.append([f"{better} / {worse}", *cells, *told])
+    header = ["first / second", *NAMES, "mean", "first ≤ second", "mean by detected shares"]
+    return table(header, rows)
 
 
 def expansion(runs: Sequence[Mapping[str, Any]]) -> str:
@@ -316,14 +350,15 @@ def expansion(runs: Sequence[Mapping[str, Any]]) -> str:
     for mix in MODELS["base"]:
         of = by_seed(runs, mix)
         share = statistics.fmean(
-            statistics.fmean(line[TARGET] for line in run["weights"]) for run in of.values()
+            run["trained_tokens"][TARGET] / sum(run["trained_tokens"].values())
+            for run in of.values()
         )
         kept = interval([gain(run) / gain(whole[seed]) for seed, run in of.items()])
         tokens = statistics.fmean(sum(run["trained_tokens"].values()) for run in of.values())
         rows.append(
             [
                 mix,
-                f"{share:.2f}",
+                f"{share:.3f}",
                 signed(*interval([gain(run) for run in of.values()])),
                 f"{100 * kept[0]:.1f} ± {100 * kept[1]:.1f} %",
                 signed(*interval([rises(run) for run in of.values()])),
@@ -334,8 +369,26 @@ def expansion(runs: Sequence[Mapping[str, Any]]) -> str:
                 f"{tokens:,.0f}",
             ]
         )
-    header = ["mix", f"share of {TARGET}", "its loss fell by", "of the gain", "others rose by, sum"]
+    header = [
+        "mix",
+        f"{TARGET}'s share of tokens",
+        "its loss fell by",
+        "of the gain",
+        "others rose by, sum",
+    ]
     return table([*header, *REST, "trained tokens"], rows)
+
+
+def expansion_differences(runs: Sequence[Mapping[str, Any]]) -> str:
+    rows = []
+    for first, second in EXPANSION_PAIRS:
+        one, two = by_seed(runs, first), by_seed(runs, second)
+        found = [
+            interval([number(one[seed]) - number(two[seed]) for seed in sorted(one)])
+            for number in (gain, rises)
+        ]
+        rows.append([f"{first} / {second}", *(signed(*value) for value in found)])
+    return table(["first / second", f"fall of {TARGET}'s loss", "rise of the others', sum"], rows)
 
 
 def main() -> int:
