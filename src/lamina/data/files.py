@@ -53,7 +53,7 @@ def read_file(path: Path, shown: str) -> Rows:
     if suffix == ".parquet":
         rows = _parquet(path, shown)
     else:
-        content = _content(path, shown)
+        content = read_text(path, shown)
         if not content.strip():
             raise DataError(f"{shown} is empty. It needs at least one row.")
         rows = _parse(suffix, content, shown)
@@ -76,7 +76,12 @@ def _parse(suffix: str, content: str, shown: str) -> Rows:
             return list(_texts(content, shown))
 
 
-def _content(path: Path, shown: str) -> str:
+def read_text(path: Path, shown: str) -> str:
+    """A UTF-8 file as text, unpacked where its name ends in .gz; `shown` is its name in messages.
+
+    Raises:
+        DataError: it cannot be read, does not unpack, or is not UTF-8.
+    """
     try:
         raw = path.read_bytes()
         if path.name.lower().endswith(".gz"):

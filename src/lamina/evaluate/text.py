@@ -10,14 +10,13 @@
 Other keys of a row are left alone. The whole file is held in memory: meant for held-out sets.
 """
 
-import gzip
 import json
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from lamina.core.errors import DataError
+from lamina.data.files import read_text
 from lamina.evaluate.wikitext import detokenise
 
 FORMS: tuple[tuple[str, ...], ...] = (("text",), ("page",), ("prompt", "completion"))
@@ -74,26 +73,9 @@ def _kind(path: Path) -> str:
 def _content(path: Path) -> str:
     if path.is_dir():
         raise DataError(f"{path} is a folder. Name the file with the text.")
-    try:
-        raw = path.read_bytes()
-        if path.name.lower().endswith(".gz"):
-            raw = gzip.decompress(raw)
-    except FileNotFoundError:
-        raise DataError(f"No such file: {path}. Give the path of a text to score.") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(
-            f"{path} ends in .gz but does not unpack: {error}. Copy it again."
-        ) from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{path} is not UTF-8: byte 0x{raw[error.start]:02x} at offset {error.start}, "
-            f"line {line}. Save it as UTF-8."
-        ) from None
+    if not path.exists():
+        raise DataError(f"No such file: {path}. Give the path of a text to score.")
+    return read_text(path, str(path))
 
 
 def _lines(path: Path, content: str) -> list[tuple[str, object]]:
