@@ -16,6 +16,8 @@ from lamina.core.errors import LayerError, did_you_mean
 
 Role = Literal["attention", "mlp", "router", "norm", "embedding", "head", "other"]
 Granularity = Literal["block", "module"]
+Grain = Literal["block", "sublayer", "module"]
+"""What a score can stand for: `12`, `12.attention`, `12.mlp.up_proj`."""
 
 # The names that transformers gives to the list of decoder blocks.
 BLOCK_LISTS = frozenset({"layers", "h", "blocks", "layer", "block"})

@@ -1,11 +1,14 @@
 """A coefficient per layer: what every rule hands to a merge, or to a trainer."""
 
+import json
 import math
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from lamina.core.errors import LayerError
+from lamina.core.errors import DataError, LayerError
 from lamina.core.layers import Granularity, LayerMap
+
+SCHEMA = "lamina.layer_plan/1"
 
 
 class LayerPlan(BaseModel):
@@ -25,6 +28,19 @@ class LayerPlan(BaseModel):
     rule: str
     from_scores: str
     """Where the scores stand that the rule saw; empty for a plan made by hand."""
+    parameters: dict[str, float | str] = Field(default_factory=dict)
+    """What the rule was given: `share: 0.3`."""
+    full: tuple[str, ...] = ()
+    """Tuning: modules whose own weights are trained, `0.input_layernorm`, `norm`, `lm_head`."""
+    ranks: dict[str, int] = Field(default_factory=dict)
+    """Tuning: LoRA ranks of modules where they differ from the recipe's."""
+    prefix: str = ""
+    """Path of the list of blocks in the model: `model.layers`."""
+    model: str = ""
+    inputs: dict[str, str] = Field(default_factory=dict)
+    """Fingerprints of what the plan was made for."""
+    price: dict[str, float] = Field(default_factory=dict)
+    """What a step costs under this plan (`ila.price`)."""
 
     @model_validator(mode="after")
     def _finite(self) -> "LayerPlan":
@@ -33,6 +49,35 @@ class LayerPlan(BaseModel):
         if bad:
             raise LayerError(f"coefficients must be finite, these are not: {', '.join(bad[:8])}")
         return self
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """The units that a tuning takes: those with a coefficient other than 0, in their order."""
+        return tuple(unit for unit, value in self.coefficients.items() if value)
+
+    def to_json(self) -> str:
+        """One JSON object with its `schema`; what is empty is left out."""
+        kept = self.model_dump(exclude_defaults=True)
+        return json.dumps({"schema": SCHEMA, **kept}, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> "LayerPlan":
+        """The plan that `to_json` wrote.
+
+        Raises:
+            DataError: not JSON, another schema, or fields that do not fit.
+        """
+        try:
+            read = json.loads(text)
+        except (ValueError, RecursionError) as exc:
+            raise DataError(f"not the JSON of a plan: {exc}") from exc
+        schema = read.get("schema") if isinstance(read, dict) else None
+        if schema != SCHEMA:
+            raise DataError(f"a plan has the schema `{SCHEMA}`, this has {schema!r}")
+        try:
+            return cls(**{key: value for key, value in read.items() if key != "schema"})
+        except ValidationError as exc:
+            raise DataError(f"a plan that does not fit: {exc}") from exc
 
     def coefficient_of(self, layers: LayerMap, name: str) -> float:
         """The coefficient of one tensor.

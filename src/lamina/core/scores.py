@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lamina.core.errors import DataError, LayerError
-from lamina.core.layers import Granularity
+from lamina.core.layers import Grain
 from lamina.core.plan import LayerPlan
 
 SCHEMA = "lamina.scores/1"
@@ -26,7 +26,7 @@ class LayerScores(BaseModel):
     """What was measured: `lata_cosine`, `delta_norm`, ..."""
     unit: str
     """The unit of the values: `cosine`, `l2`, ..."""
-    granularity: Granularity
+    granularity: Grain
     higher_means: str
     """What a high value says, in words."""
     values: dict[str, float]
@@ -37,6 +37,8 @@ class LayerScores(BaseModel):
     model: str
     inputs: dict[str, str]
     """Fingerprints of what was measured."""
+    prefix: str = ""
+    """Path of the list of blocks in the model: `model.layers`; empty where nobody asked."""
 
     @field_validator("values")
     @classmethod

@@ -191,7 +191,7 @@ def _run_id(prepared: Prepared, plans: Mapping[str, LayerPlan], allow: bool) -> 
         "forget": prepared.forget,
         "allow_nonfinite": allow,
         "inputs": {name: m.identity for name, m in prepared.inputs.named().items()},
-        "plans": {name: plan.model_dump() for name, plan in plans.items()},
+        "plans": {name: plan.model_dump(exclude_defaults=True) for name, plan in plans.items()},
         "files": {
             folder: [[s.file, s.size, hashlib.sha256(s.header).hexdigest()] for s in layout.shards]
             for folder, layout in prepared.layouts.items()
@@ -305,7 +305,7 @@ def _plan_table(prepared: Prepared, output: Output) -> dict[str, Any]:
             )
         weight = None if entry.weight is None else write_value(entry.weight)
         known = entry.weight is not None and is_constant(entry.weight)
-        table[entry.name] = {**plan.model_dump(), "weight": weight if known else None}
+        table[entry.name] = {**plan.model_dump(exclude_defaults=True), "weight": weight if known else None}
     return table
 
 

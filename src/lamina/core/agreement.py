@@ -1,0 +1,1 @@
+"""How far two rankings agree, beside what chance would give."""
