@@ -1,0 +1,1 @@
+"""ILA: which linear modules matter for what an adapter learnt (arXiv:2410.17875)."""
