@@ -47,8 +47,8 @@ _REFUSED = {
     "monteclora_config": "MonteCLoRA",
 }
 _REFUSED_INIT = ("pissa", "olora", "loftq", "corda", "lora_ga")
-_CONV1D_MODELS = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
-_CONV1D_MODULES = frozenset({"c_attn", "c_proj", "c_fc", "q_attn"})
+CONV1D_MODELS = frozenset({"gpt2", "openai-gpt", "imagegpt", "decision_transformer"})
+CONV1D_MODULES = frozenset({"c_attn", "c_proj", "c_fc", "q_attn"})
 """Modules whose weights transformers stores as [in, out]."""
 
 
@@ -326,8 +326,8 @@ def _is_transposed(
     """
     if a.name.endswith("lora_embedding_A"):
         return True
-    if base.config.get("model_type") in _CONV1D_MODELS:
-        return name.split(".")[-2] in _CONV1D_MODULES
+    if base.config.get("model_type") in CONV1D_MODELS:
+        return name.split(".")[-2] in CONV1D_MODULES
     square = len(set(base.tensors[name].shape)) == 1
     return bool(adapter.config.get("fan_in_fan_out")) if square else looks_so
 
