@@ -198,6 +198,42 @@ def write_family(folder: Path, dtype: str = "BF16") -> dict[str, Path]:
     return {name: write_model(folder / name, one, dtype) for name, one in members().items()}
 
 
+LINEARS = tuple(
+    f"{block}.{module}"
+    for block in range(BLOCKS)
+    for module in (
+        *("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj"),
+        *("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"),
+    )
+)
+RANKED = {
+    "module": LINEARS,
+    "sublayer": tuple(f"{b}.{part}" for b in range(BLOCKS) for part in ("attention", "mlp")),
+    "block": tuple(str(block) for block in range(BLOCKS)),
+}
+
+
+def write_ranking(folder: Path, grain: str = "module", **more: Any) -> dict[str, float]:
+    """`ranked.json`, scores of the instruct model by a fixed shuffle; returns its values."""
+    from lamina.weights.checkpoint import open_checkpoint
+
+    drawn = np.random.default_rng(7).permutation(len(RANKED[grain]))
+    values = {unit: float(n) for unit, n in zip(RANKED[grain], drawn, strict=True)}
+    told = {
+        "schema": "lamina.scores/1",
+        "method": "integrate",
+        "unit": "nats",
+        "granularity": grain,
+        "higher_means": "the loss rises more without it",
+        "values": values,
+        "model": "./instruct",
+        "inputs": {"model": open_checkpoint(folder / "instruct").fingerprint, "data": "abc"},
+        "prefix": "model.layers",
+    }
+    (folder / "ranked.json").write_text(json.dumps(told | more))
+    return values
+
+
 def snapshot(folder: Path) -> dict[str, tuple[str, int]]:
     """Every file below a folder with a hash of its bytes and its time."""
     return {

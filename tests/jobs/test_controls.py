@@ -68,13 +68,13 @@ def test_same_norm_has_the_norm_and_one_coefficient() -> None:
 
 
 def test_permuted_deals_the_same_coefficients_by_its_seed() -> None:
-    drawn = [permuted_plan(plan(), f"0/permuted_{i}/math") for i in range(20)]
+    drawn = [permuted_plan(scores(), plan(), f"0/permuted_{i}/math") for i in range(20)]
     assert all(
         sorted(one.coefficients.values()) == sorted(plan().coefficients.values()) for one in drawn
     )
     assert all(list(one.coefficients) == ["0", "1", "2", "3"] for one in drawn)
     assert len({tuple(one.coefficients.values()) for one in drawn}) > 5
-    assert drawn[3] == permuted_plan(plan(), "0/permuted_3/math")
+    assert drawn[3] == permuted_plan(scores(), plan(), "0/permuted_3/math")
 
 
 def test_reversed_gives_the_first_what_the_last_had() -> None:

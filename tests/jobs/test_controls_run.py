@@ -99,3 +99,20 @@ def test_a_run_stopped_in_a_control_leaves_one_folder_to_go_on_with(
     run_merge(home / "recipe.yaml", home / "out")
     assert hidden(home) == []
     assert not (home / "out" / "control").exists()
+
+
+def test_a_ranking_from_a_file_is_put_to_the_test_too(home: Path) -> None:
+    """Norms, which it does not rank, keep their coefficient in every control."""
+    tf.write_ranking(home)
+    parameters = {"rule": "scores", "scores": "./ranked.json", "shape": "top", "share": 0.3}
+    metrics = run(home, base_model="./base", parameters=parameters)
+    assert metrics["order"] == ["instruct", "math", "LATA"]
+    rows = {row["name"]: row["mean_loss"] for row in metrics["controls"]["rows"]}
+    assert len(set(rows.values())) == len(rows) == 5
+
+
+def test_with_one_coefficient_for_all_that_is_ranked_there_is_nothing_to_test(home: Path) -> None:
+    tf.write_ranking(home)
+    parameters = {"rule": "scores", "scores": "./ranked.json", "shape": "top", "share": 1.0}
+    metrics = run(home, parameters=parameters)
+    assert metrics["controls"]["text"].startswith("Nothing to put to the test")

@@ -51,6 +51,7 @@ def print_check(told: Mapping[str, Any]) -> None:
         for name, entry in told["inputs"].items():
             facts[name] = f"{entry['path']} ({entry['kind']}, {size(entry['bytes'])}"
             facts[name] += f", {entry['license']})" if entry["license"] else ")"
+        facts |= {f"scores of {name}": told for name, told in told["scores"].items()}
         facts |= {
             "to read": size(told["bytes_to_read"]),
             "to write": size(told["bytes_to_write"]),

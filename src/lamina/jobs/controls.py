@@ -78,23 +78,16 @@ def same_norm_plan(scores: LayerScores, plan: LayerPlan) -> LayerPlan:
     """
     squares = scores.columns["B"]
     total = math.fsum(squares.values())
-    taken = math.fsum(c * c * squares[unit] for unit, c in plan.coefficients.items())
+    taken = math.fsum(plan.coefficients[unit] ** 2 * squares[unit] for unit in scores.values)
     q = math.sqrt(taken / total) if total else 0.0
-    return plan.model_copy(
-        update={"coefficients": dict.fromkeys(plan.coefficients, q), "rule": "same_norm"}
-    )
+    return _dealt(plan, dict.fromkeys(scores.values, q), "same_norm")
 
 
-def permuted_plan(plan: LayerPlan, seed: str) -> LayerPlan:
+def permuted_plan(scores: LayerScores, plan: LayerPlan, seed: str) -> LayerPlan:
     """The same coefficients dealt to the layers at random."""
-    dealt = list(plan.coefficients.values())
+    dealt = [plan.coefficients[unit] for unit in scores.values]
     random.Random(seed).shuffle(dealt)
-    return plan.model_copy(
-        update={
-            "coefficients": dict(zip(plan.coefficients, dealt, strict=True)),
-            "rule": "permuted",
-        }
-    )
+    return _dealt(plan, dict(zip(scores.values, dealt, strict=True)), "permuted")
 
 
 def reversed_plan(scores: LayerScores, plan: LayerPlan) -> LayerPlan:
@@ -105,9 +98,12 @@ def reversed_plan(scores: LayerScores, plan: LayerPlan) -> LayerPlan:
         unit: plan.coefficients[other]
         for unit, other in zip(by_rank, reversed(by_rank), strict=True)
     }
-    return plan.model_copy(
-        update={"coefficients": {u: dealt[u] for u in plan.coefficients}, "rule": "reversed"}
-    )
+    return _dealt(plan, dealt, "reversed")
+
+
+def _dealt(plan: LayerPlan, dealt: Mapping[str, float], rule: str) -> LayerPlan:
+    """The plan with other coefficients for the layers that were ranked; norms keep theirs."""
+    return plan.model_copy(update={"coefficients": plan.coefficients | dict(dealt), "rule": rule})
 
 
 def run_controls(
@@ -130,7 +126,8 @@ def run_controls(
     seed = recipe.controls.seed
     variants = {"same_norm": {n: same_norm_plan(scores[n], plans[n]) for n in plans}}
     variants |= {
-        name: {n: permuted_plan(plans[n], f"{seed}/{name}/{n}") for n in plans} for name in drawn
+        name: {n: permuted_plan(scores[n], plans[n], f"{seed}/{name}/{n}") for n in plans}
+        for name in drawn
     }
     variants["reversed"] = {n: reversed_plan(scores[n], plans[n]) for n in plans}
     measured: dict[str, Losses] = {}
@@ -140,7 +137,7 @@ def run_controls(
     signs = domain_signs(prepared, texts)
     warnings = [w for name, by in losses.items() for w in warnings_of(name, by)]
     table = controls_table(losses[MERGE], measured, signs)
-    if all(len(set(plan.coefficients.values())) == 1 for plan in plans.values()):
+    if all(len({plans[n].coefficients[u] for u in scores[n].values}) == 1 for n in plans):
         table["text"] = ALL_ALIKE
     return {
         "schema": "lamina.metrics/1",

@@ -10,7 +10,7 @@ from typing import Any
 from lamina.core.manifest import write_atomic
 from lamina.jobs.carried import carried_files
 from lamina.jobs.prepare import Prepared
-from lamina.merge.nouns import MergeRecipe
+from lamina.merge.nouns import MergeRecipe, ModelEntry
 from lamina.weights.checkpoint import INDEX
 from lamina.weights.layout import Layout
 
@@ -49,9 +49,11 @@ def relocated(recipe: MergeRecipe, home: Path, out: Path) -> MergeRecipe:
         parts = [text] if (home / text).exists() else text.split("+")
         return "+".join(_seen_from(part, home, out) for part in parts)
 
-    models = tuple(
-        entry.model_copy(update={"model": moved(entry.model)}) for entry in recipe.models
-    )
+    def place(entry: ModelEntry) -> dict[str, str | None]:
+        scores = None if entry.scores is None else _seen_from(entry.scores, home, out)
+        return {"model": moved(entry.model), "scores": scores}
+
+    models = tuple(entry.model_copy(update=place(entry)) for entry in recipe.models)
     roles = ("base_model", "instruct_model", "target_model")
     paths = {role: moved(getattr(recipe, role)) for role in roles}
     heldout = {domain: _seen_from(text, home, out) for domain, text in recipe.heldout.items()}

@@ -15,6 +15,7 @@ from lamina.core.plan import LayerPlan
 from lamina.core.scores import LayerScores
 from lamina.jobs import results
 from lamina.jobs.files import card, missing_code_warning, relocated, write_model_files
+from lamina.jobs.given import refuse_sublayers
 from lamina.jobs.prepare import Prepared, check_place, describe, prepare
 from lamina.jobs.related import require_related
 from lamina.jobs.watch import Watcher
@@ -75,6 +76,8 @@ def run_merge(
             "--controls puts a ranking of layers to the test: it needs `merge_method: lata` and no "
             f"sweep; this recipe has {seen}."
         )
+    if controls:
+        refuse_sublayers(prepared.given)
     check_place(prepared, out, overwrite=overwrite, controls=controls)
     if dry_run:
         return describe(prepared, out, threads)
@@ -112,7 +115,9 @@ def merge_prepared(
     warnings += require_related(inputs, sources, allow=options.allow_unrelated)
     grams: dict[str, Grams] = {}
     found: dict[str, LayerScores] = {}
-    if prepared.recipe.method == "lata":
+    if prepared.given:
+        found = {name: one.scores for name, one in prepared.given.items()}
+    elif prepared.recipe.method == "lata":
         grams = _measure(prepared, sources, options)
         warnings += [w for n, g in grams.items() if (w := lineage_warning(n, g))]
         warnings += _unmoved(grams, inputs.typed)
@@ -232,6 +237,8 @@ def _finish(
     if not told["tensors_changed"] and inputs.reference is not None:
         warnings = [*warnings, "the output is the target, bit for bit: nothing was added"]
     write_model_files(prepared, folder, output.recipe, prepared.layouts[output.folder])
+    if prepared.given:
+        found = results.with_norms(found, inputs.layers, squares)
     all_scores = dict(found) or results.norm_scores(prepared, output, records)
     write_json_atomic(
         folder / "scores.json",
@@ -305,7 +312,10 @@ def _plan_table(prepared: Prepared, output: Output) -> dict[str, Any]:
             )
         weight = None if entry.weight is None else write_value(entry.weight)
         known = entry.weight is not None and is_constant(entry.weight)
-        table[entry.name] = {**plan.model_dump(exclude_defaults=True), "weight": weight if known else None}
+        table[entry.name] = {
+            **plan.model_dump(exclude_defaults=True),
+            "weight": weight if known else None,
+        }
     return table
 
 

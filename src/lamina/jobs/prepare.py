@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lamina.core.errors import RecipeError
 from lamina.jobs.carried import carried_files
+from lamina.jobs.given import Given, given_scores
 from lamina.merge.inputs import Inputs, open_inputs
 from lamina.merge.nouns import MergeRecipe, named_filters, value_problems
 from lamina.merge.recipe import load_forgetting, load_recipe
@@ -36,6 +37,8 @@ class Prepared:
     """Sub-folder of the output ("" for the output itself) -> the recipe of what goes there."""
     layouts: Mapping[str, Layout]
     forget: bool
+    given: Mapping[str, Given]
+    """Rule `scores`: every expert's ranking and plan; else empty."""
 
     @property
     def home(self) -> Path:
@@ -106,11 +109,12 @@ def prepare_recipe(
     if problems:
         lines = "\n".join(f"  {problem}" for problem in dict.fromkeys(problems))
         raise RecipeError(f"{source}:\n{lines}")
+    given = given_scores(recipe, inputs, home or source.parent)
     layouts = {
         name: plan_layout(inputs.target, output_dtypes(one, inputs), one.max_shard_bytes)
         for name, one in settings.items()
     }
-    return Prepared(recipe, source, inputs, settings, layouts, forget)
+    return Prepared(recipe, source, inputs, settings, layouts, forget, given)
 
 
 def output_dtypes(recipe: MergeRecipe, inputs: Inputs) -> dict[str, str]:
@@ -158,6 +162,11 @@ def describe(prepared: Prepared, out: Path | None, threads: int) -> dict[str, ob
                 "license": model.license,
             }
             for name, model in inputs.named().items()
+        },
+        "scores": {
+            name: f"{one.plan.from_scores} ({one.scores.method} of {len(one.scores.values)} "
+            f"{one.scores.granularity}s, measured on {one.scores.model})"
+            for name, one in prepared.given.items()
         },
         "outputs": list(prepared.settings),
         "bytes_to_read": prepared.bytes_to_read(),

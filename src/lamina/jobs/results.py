@@ -7,6 +7,7 @@ from importlib.metadata import version
 from typing import Any
 
 from lamina.core.errors import CheckpointError
+from lamina.core.layers import LayerMap
 from lamina.core.plan import LayerPlan
 from lamina.core.scores import LayerScores
 from lamina.jobs.prepare import Prepared
@@ -82,6 +83,8 @@ def lata_plans(prepared: Prepared, found: Mapping[str, LayerScores]) -> dict[str
     recipe = prepared.recipe
     if recipe.method != "lata":
         return {}
+    if prepared.given:
+        return {name: one.plan for name, one in prepared.given.items()}
     assert recipe.rule is not None
     others = recipe.others_coefficient
     return {
@@ -138,6 +141,27 @@ def norm_scores(prepared: Prepared, output: Output, records: Records) -> dict[st
             inputs={"expert": inputs.experts[name].fingerprint},
         )
     return found
+
+
+def with_norms(
+    found: Mapping[str, LayerScores], layers: LayerMap, squares: Mapping[str, Mapping[str, float]]
+) -> dict[str, LayerScores]:
+    """Scores from a file, with what the merge saw: B = |t|^2 of each layer and its share of all.
+
+    The same columns that LATA's own scores have, so the page and the controls need no other case.
+    """
+    told = {}
+    for name, table in found.items():
+        grain = "block" if table.granularity == "block" else "module"
+        sums = {
+            unit: math.fsum(squares[name].get(t, 0.0) for t in layers.tensors(unit, grain))
+            for unit in table.values
+        }
+        total = math.fsum(squares[name].values())
+        share = {unit: value / total if total else 0.0 for unit, value in sums.items()}
+        columns = {**table.columns, "B": sums, "norm_share": share}
+        told[name] = table.model_copy(update={"columns": columns})
+    return told
 
 
 def where_it_sits(inputs: Inputs, squares: Mapping[str, float]) -> dict[str, float]:
@@ -208,7 +232,8 @@ def input_entries(
             t: r["inputs"][role] for t, r in records.items() if role in r.get("inputs", {})
         } or _measured_sums(role, grams)
         adapted = isinstance(model, AdaptedCheckpoint)
-        entries["instruct" if role == "reference" and grams else role] = {
+        lata = prepared.recipe.method == "lata"
+        entries["instruct" if role == "reference" and lata else role] = {
             "path": inputs.typed.get(role, str(model.path)),
             "kind": "lora" if adapted else "model",
             "license": model.license,

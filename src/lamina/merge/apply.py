@@ -117,6 +117,7 @@ def _merge(
     factors, shares = np.array(rescales, np.float32), np.array(weights, np.float32)
     hashes = np.zeros((num + 3, 32), np.uint64)
     sums, counts = np.zeros(num + 2), np.zeros(4 + num, np.int64)
+    unused = np.zeros((num, 3, 32))
     out_code = DTYPE_CODES[place.dtype]
     out_size = 4 if place.dtype == "F32" else 2
     out = scratch.get("output")
@@ -137,7 +138,9 @@ def _merge(
             buffer = scratch.get(f"expert{k}") if source.needs_scratch else None
             addresses[k] = address_of(source, name, first, n, ends[k], buffer)
             if not used[k] and addresses[k] and first < ends[k]:
-                _hash_only(source, name, int(addresses[k]), min(n, ends[k] - first), hashes[k])
+                assert reference is not None, "linear uses all of its inputs"
+                m, own = min(n, ends[k] - first), (int(addresses[k]), source.dtype(name))
+                _measure_only(m, reference_at, reference.dtype(name), own, hashes[k], unused[k])
                 addresses[k] = 0
         kernels.combine(
             n,
@@ -170,13 +173,41 @@ def _merge(
         partial.write(output.folder, place, first * out_size, out_bytes[: n * out_size])
         for source in sources.all():
             source.release(name, first, n)
+    squares = unused[:, 1].sum(axis=1)
+    sums[:num] += np.where(np.isfinite(squares), squares, 0.0)
     return _record(inputs, sources, place, experts, ends, hashes, sums, counts, total)
 
 
-def _hash_only(source: Source, name: str, address: int, n: int, lanes: np.ndarray) -> None:
-    """An input that takes no part here is still read for its checksum."""
-    size = 4 if source.dtype(name) == 0 else 2
-    kernels.checksum(address, n * size, lanes)
+def _measure_only(
+    n: int,
+    reference: int,
+    reference_dtype: int,
+    expert: tuple[int, int],
+    lanes: np.ndarray,
+    sums: np.ndarray,
+) -> None:
+    """An input that takes no part here is still read: for its checksum and |delta|^2.
+
+    `expert` is its address and dtype; sums (3, 32) as in `kernels.gram`. A coefficient of zero says
+    nothing of how far the expert moved, and the page tells that.
+    """
+    address, dtype = expert
+    hashes = np.zeros((3, 32), np.uint64)
+    hashes[0] = lanes
+    kernels.gram(
+        n,
+        0,
+        0,
+        reference,
+        reference_dtype,
+        np.array([address], np.uint64),
+        np.array([dtype], np.int64),
+        np.array([n, 0], np.int64),
+        hashes,
+        sums,
+        np.zeros(3, np.int64),
+    )
+    lanes[:] = hashes[0]
 
 
 def _slerp(

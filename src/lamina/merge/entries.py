@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lamina.core.errors import nearest
-from lamina.merge.keys import PARAMETERS, PER_MODEL, check_parameters
+from lamina.merge.keys import PARAMETERS, PER_MODEL, PER_MODEL_TEXTS, RULES, check_parameters
 from lamina.merge.nouns import Method, ModelEntry, SweepSetting
 from lamina.merge.section import Section
 from lamina.merge.values import Problems, Value, is_constant, numbers_in
@@ -36,6 +36,18 @@ class MergeFile:
     required: frozenset[str]
     defaults: Mapping[str, Value | None]
     """`weight` and `density` of the top level, read once."""
+    texts: Mapping[str, str | None]
+    """`scores` and `expert` of the top level."""
+
+    @property
+    def by_scores(self) -> bool:
+        """Whether a file ranks the layers, so that no base is needed to measure them."""
+        return self.method == "lata" and self.parameters.given.get("rule") == "scores"
+
+    @property
+    def other_rule(self) -> bool:
+        """Whether the layers are ranked by a known rule that takes no file, or by none."""
+        return self.parameters.given.get("rule", RULES[0]) in RULES and not self.by_scores
 
 
 def read_models(file: MergeFile) -> tuple[ModelEntry, ...]:
@@ -91,7 +103,26 @@ def _read_entry(file: MergeFile, section: Section) -> ModelEntry | None:
     given = given or any(nearest(key, PER_MODEL) == "weight" for key in own.given)
     if "weight" in takes and "weight" in file.required and not given and not swept:
         own.wrong("weight", f"`{path}` has no weight; add one, for instance `weight: 0.5`")
-    return None if path is None else ModelEntry(model=path, name=name or "", **values)
+    texts = {key: own.text(key, "a text") or file.texts[key] for key in PER_MODEL_TEXTS}
+    _check_texts(file, own, path)
+    if path is None:
+        return None
+    scores, expert = (texts[key] for key in PER_MODEL_TEXTS)
+    return ModelEntry(model=path, name=name or "", **values, scores=scores, expert=expert)
+
+
+def _check_texts(file: MergeFile, own: Section, path: str | None) -> None:
+    """Under the rule `scores` every model has a file of scores; under another rule none has."""
+    if file.method != "lata":
+        return
+    for key in PER_MODEL_TEXTS if file.other_rule else ():
+        if key in own:
+            own.wrong(key, "has no effect without `rule: scores`; add that or remove this")
+    if file.by_scores and "scores" not in {*own.given, *file.parameters.given}:
+        own.wrong(
+            "scores",
+            f"is missing: the scores.json that ranks the layers of `{path}` (from `lamina rank`)",
+        )
 
 
 def _with_default(own: Value | None, default: Value | None) -> Value | None:
@@ -153,7 +184,7 @@ def check_models(file: MergeFile, models: tuple[ModelEntry, ...]) -> None:
     """What a method needs of the models as a whole."""
     top, method = file.top, file.method
     base, instruct = top.given.get("base_model"), top.given.get("instruct_model")
-    if method not in ("linear", None) and "base_model" not in top:
+    if method not in ("linear", None) and "base_model" not in top and not file.by_scores:
         top.wrong("base_model", f"is missing; `{method}` needs it")
     listed = top.given.get("models")
     if (
@@ -172,7 +203,9 @@ def check_models(file: MergeFile, models: tuple[ModelEntry, ...]) -> None:
         return
     if "instruct_model" not in top:
         top.wrong("instruct_model", "is missing: the model that the experts were tuned from")
-    if isinstance(base, str) and isinstance(instruct, str) and _same(base, instruct):
+    if file.by_scores and "base_model" in top:
+        top.problems.warn("base_model", "has no effect with `rule: scores`: nothing is measured")
+    elif isinstance(base, str) and isinstance(instruct, str) and _same(base, instruct):
         top.wrong(
             "instruct_model",
             f"is the base too, `{base}`; LATA needs the base and what was tuned from it",

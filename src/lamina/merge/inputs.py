@@ -25,7 +25,7 @@ class Inputs:
     reference: Checkpoint | None
     """What task vectors are counted from; None for linear and slerp."""
     base: Checkpoint | None
-    """LATA: the raw language model."""
+    """LATA: the raw language model; None where a file ranks the layers."""
     experts: Mapping[str, Model]
     typed: Mapping[str, str]
     """Role or expert name -> what the user wrote."""
@@ -53,8 +53,10 @@ def open_inputs(recipe: MergeRecipe, home: Path | None) -> Inputs:
     """
     typed: dict[str, str] = {}
     if recipe.method == "lata":
-        assert recipe.instruct_model and recipe.base_model, "checked by the recipe"
-        typed["reference"], typed["base"] = recipe.instruct_model, recipe.base_model
+        assert recipe.instruct_model, "checked by the recipe"
+        typed["reference"] = recipe.instruct_model
+        if recipe.base_model is not None:
+            typed["base"] = recipe.base_model
         typed["target"] = recipe.target_model or recipe.instruct_model
     elif recipe.base_model is not None:
         typed["target"] = recipe.base_model

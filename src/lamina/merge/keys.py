@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from typing import cast, get_args
 
 from lamina.core.errors import did_you_mean, nearest
-from lamina.merge.nouns import Dtype, Method, Rule
+from lamina.merge.nouns import Dtype, Method, Rule, Shape
 from lamina.merge.section import Section
 
 METHODS: tuple[Method, ...] = get_args(Method)
 RULES: tuple[Rule, ...] = get_args(Rule)
+SHAPES: tuple[Shape, ...] = get_args(Shape)
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 
 LATA_KEYS = ("instruct_model", "target_model", "controls")
@@ -31,12 +32,16 @@ PARAMETERS: Mapping[str, tuple[str, ...]] = {
     "slerp": ("t",),
     "lata": (
         *("rule", "threshold", "granularity", "others"),
+        *("scores", "expert", "shape", "share", "check_base"),
         *_MIXING,
         *("method", "density", "rescale", "scope", "seed"),
     ),
 }
 ALL_PARAMETERS = frozenset().union(*PARAMETERS.values())
 PER_MODEL = ("weight", "density")
+PER_MODEL_TEXTS = ("scores", "expert")
+"""A model's own, too, but no numbers: the file of its scores, and whose of those in it."""
+OWN = (*PER_MODEL, *PER_MODEL_TEXTS)
 # mergekit takes these, without any effect on the result.
 IDLE: Mapping[str, tuple[str, ...]] = {
     "task_arithmetic": ("int8_mask", "density", "rescale"),
@@ -97,7 +102,7 @@ def check_parameters(method: Method | None, section: Section, *, of_a_model: boo
     """The keys of one `parameters:`; those of a model hold only what can be a model's own."""
     takes = PARAMETERS[method] if method else (*ALL_PARAMETERS,)
     idle = IDLE.get(method, ()) if method else ("int8_mask",)
-    known = [key for key in takes if key in PER_MODEL] if of_a_model else takes
+    known = [key for key in takes if key in OWN] if of_a_model else takes
     for key in section.given:
         if key in known:
             continue

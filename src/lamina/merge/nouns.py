@@ -28,7 +28,8 @@ from lamina.merge.values import (
 )
 
 Method = Literal["linear", "task_arithmetic", "ties", "dare_linear", "dare_ties", "slerp", "lata"]
-Rule = Literal["linear_drop", "log_drop", "threshold"]
+Rule = Literal["linear_drop", "log_drop", "threshold", "scores"]
+Shape = Literal["linear", "log", "top"]
 Dtype = Literal["float32", "float16", "bfloat16"]
 
 FORGETTING: tuple[Method, ...] = ("lata", "task_arithmetic")
@@ -45,6 +46,10 @@ class ModelEntry(Recipe):
     """Own settings, then the recipe's top-level ones; None only for slerp."""
     density: Value | None = None
     """Share of the values kept; None keeps all."""
+    scores: str | None = None
+    """Rule `scores`: the file that holds a score for every layer of this model."""
+    expert: str | None = None
+    """Whose scores, in a file with those of several; None: of this model's name."""
 
 
 class SweepSetting(Recipe):
@@ -89,6 +94,13 @@ class MergeRecipe(Recipe):
     threshold: float | None = None
     """Rule `threshold`: a layer counts if its cosine is below."""
     granularity: Literal["block", "module"] = "block"
+    """With the rule `scores` not used: the scores have their own."""
+    shape: Shape | None = None
+    """Rule `scores`: how a layer's place becomes its coefficient."""
+    share: float | None = None
+    """Shape `top`: the share of the layers that is taken."""
+    check_base: bool = True
+    """Rule `scores`: refuse scores that were measured on none of this merge's models."""
     others: Literal["keep", "merge"] | float = "keep"
     """Tensors outside the blocks: the target's, merged whole, or by a factor."""
     sparsifier: Literal["ties", "dare"] | None = None
@@ -154,11 +166,7 @@ class MergeRecipe(Recipe):
         if draws:
             parameters["seed"] = self.seed
         if self.method == "lata":
-            parameters |= {
-                "rule": self.rule,
-                "granularity": self.granularity,
-                "others": self.others,
-            }
+            parameters |= {"rule": self.rule, **self._ranking(), "others": self.others}
             parameters |= {} if self.threshold is None else {"threshold": self.threshold}
         written: dict[str, object] = {"merge_method": self.method}
         for key in ("base_model", "instruct_model", "target_model"):
@@ -181,17 +189,26 @@ class MergeRecipe(Recipe):
             written["controls"] = self.controls.model_dump()
         return written
 
+    def _ranking(self) -> dict[str, object]:
+        """What is ranked: layers of a granularity, or those that a file has scores of."""
+        if self.rule != "scores":
+            return {"granularity": self.granularity}
+        share = {} if self.share is None else {"share": self.share}
+        return {"shape": self.shape, **share, "check_base": self.check_base}
+
     def to_yaml(self) -> str:
         """The recipe as YAML that runs again as it is."""
         return dump_yaml(self.to_dict())
 
 
 def _entry_dict(entry: ModelEntry) -> dict[str, object]:
-    parameters = {
+    parameters: dict[str, object] = {
         key: write_value(value)
         for key, value in (("weight", entry.weight), ("density", entry.density))
         if value is not None
     }
+    for key, text in (("scores", entry.scores), ("expert", entry.expert)):
+        parameters |= {} if text is None else {key: text}
     written: dict[str, object] = {"model": entry.model, "name": entry.name}
     return written | ({"parameters": parameters} if parameters else {})
 

@@ -15,7 +15,9 @@ from lamina.merge.keys import (
     DTYPES,
     PARAMETERS,
     PER_MODEL,
+    PER_MODEL_TEXTS,
     RULES,
+    SHAPES,
     THEIRS,
     check_keys,
     read_method,
@@ -97,7 +99,10 @@ def _read(raw: object, source: str, required: frozenset[str]) -> MergeRecipe:
     method = read_method(top)
     takes = PARAMETERS[method] if method else PER_MODEL
     defaults = {key: parameters.value(key) if key in takes else None for key in PER_MODEL}
-    file = MergeFile(top, parameters, method, required, defaults)
+    texts = {
+        key: parameters.text(key, "a text") if key in takes else None for key in PER_MODEL_TEXTS
+    }
+    file = MergeFile(top, parameters, method, required, defaults, texts)
     check_keys(top, parameters, method)
     fields = _read_fields(file)
     models = read_models(file)
@@ -122,7 +127,7 @@ def _read_fields(file: MergeFile) -> dict[str, object]:
         )
     return {
         "method": method,
-        "base_model": top.text("base_model", "a model folder"),
+        "base_model": None if file.by_scores else top.text("base_model", "a model folder"),
         "instruct_model": instruct,
         "target_model": top.text("target_model", "a model folder") or instruct,
         "normalize": parameters.flag("normalize", method in ("linear", "ties")),
@@ -150,7 +155,7 @@ def _read_lata(file: MergeFile, sparsifier: str | None) -> dict[str, object]:
     threshold = parameters.number("threshold", 0.95)
     if not -1 <= threshold <= 1:
         parameters.wrong("threshold", f"is {threshold:g}; a cosine lies from -1 to 1")
-    if "threshold" in parameters and rule in ("linear_drop", "log_drop"):
+    if "threshold" in parameters and rule in ("linear_drop", "log_drop", "scores"):
         parameters.wrong(
             "threshold", f"has no effect with `rule: {rule}`; use `rule: threshold` or remove it"
         )
@@ -179,10 +184,38 @@ def _read_lata(file: MergeFile, sparsifier: str | None) -> dict[str, object]:
         "threshold": threshold if used else None,
         "granularity": parameters.choice("granularity", ("block", "module")) or "block",
         "others": others,
+        **_read_ranking(file, rule),
         "controls": Controls(
             permutations=controls.whole("permutations", 5, 1, 1000),
             seed=controls.whole("seed", 0, 0, 2**63 - 1),
         ),
+    }
+
+
+def _read_ranking(file: MergeFile, rule: str | None) -> dict[str, object]:
+    """What the rule `scores` takes beside the file; the other rules take none of it."""
+    parameters = file.parameters
+    if rule != "scores":
+        for key in ("scores", "expert", "shape", "share", "check_base"):
+            if key in parameters and file.other_rule:
+                parameters.wrong(
+                    key, "has no effect without `rule: scores`; add that or remove this"
+                )
+        return {}
+    if "granularity" in parameters:
+        parameters.wrong("granularity", "has no effect with `rule: scores`: the scores have theirs")
+    shape = parameters.choice("shape", SHAPES) or "linear"
+    share = parameters.number("share", 1.0)
+    if "share" in parameters and not 0 < share <= 1:
+        parameters.wrong("share", f"is {share:g}; it is a share of the layers, above 0, at most 1")
+    if shape == "top" and "share" not in parameters:
+        parameters.wrong("share", "is missing; `shape: top` needs one, for instance `share: 0.3`")
+    if shape != "top" and "share" in parameters:
+        parameters.wrong("share", "has no effect without `shape: top`; add that or remove this")
+    return {
+        "shape": shape,
+        "share": share if shape == "top" else None,
+        "check_base": parameters.flag("check_base", True),
     }
 
 

@@ -22,6 +22,7 @@ RULES = {
     "linear_drop": "the linear rule (a layer's weight is its rank over the number of layers)",
     "log_drop": "the logarithmic rule (the weight grows with the logarithm of the rank)",
     "threshold": "the threshold rule (a layer is taken whole below a similarity of {}, else not)",
+    "scores": "the ranking of a file (the most important layer is taken whole)",
 }
 
 
