@@ -1,0 +1,124 @@
+"""Truncated Shapley values: exact where games allow it, and honest about their error elsewhere."""
+
+from itertools import combinations, permutations
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from lamina.core.errors import LayerError
+from lamina.ila.shapley import shapley, sublayers
+
+PLAYERS = tuple("abcde")
+
+
+def exact(players: tuple[str, ...], value: Any) -> dict[str, float]:
+    """By all orders of the players: what each adds to those before it."""
+    totals = dict.fromkeys(players, 0.0)
+    orders = list(permutations(players))
+    for order in orders:
+        for place, player in enumerate(order):
+            absent = frozenset(order[place + 1 :])
+            totals[player] += value(absent) - value(absent | {player})
+    return {player: total / len(orders) for player, total in totals.items()}
+
+
+def pairwise(removed: frozenset[str]) -> float:
+    """Each is worth its number, and each two together the product of theirs."""
+    here = [PLAYERS.index(p) + 1.0 for p in PLAYERS if p not in removed]
+    return sum(here) + 0.25 * sum(a * b for a, b in combinations(here, 2))
+
+
+def glove(removed: frozenset[str]) -> float:
+    """Lloyd Shapley's: a left glove (a, b) is worth something with a right one (c, d, e)."""
+    left, right = len({"a", "b"} - removed), len({"c", "d", "e"} - removed)
+    return float(min(left, right))
+
+
+def test_pairs_of_players_that_interact_are_valued_without_noise() -> None:
+    found = shapley(PLAYERS, pairwise, seed=0, samples=3, max_removed=5, window=5)
+    assert found.values == pytest.approx(exact(PLAYERS, pairwise), abs=1e-12)
+    assert found.errors is not None
+    assert max(found.errors.values()) < 1e-12
+
+
+def test_the_glove_game_is_met_within_its_own_error() -> None:
+    wanted = exact(PLAYERS, glove)
+    assert sum(wanted.values()) == pytest.approx(2.0)
+    found = shapley(PLAYERS, glove, seed=1, samples=4000, max_removed=5, window=5)
+    assert found.errors is not None
+    assert 0 < max(found.errors.values()) < 0.01
+    for player in PLAYERS:
+        assert abs(found.values[player] - wanted[player]) < 4 * found.errors[player]
+    assert found.evaluations == 2**5
+
+
+def test_an_additive_game_needs_no_window() -> None:
+    players = tuple(str(n) for n in range(12))
+    seen: set[frozenset[str]] = set()
+
+    def value(removed: frozenset[str]) -> float:
+        seen.add(removed)
+        return float(sum(int(p) for p in players if p not in removed))
+
+    found = shapley(players, value, seed=0, samples=6)
+    assert found.values == {p: float(p) for p in players}
+    few = [removed for removed in seen if len(removed) < len(players)]
+    assert max(len(removed) for removed in few) == 4
+    places = [sorted(int(p) for p in removed) for removed in few if removed]
+    assert max(numbers[-1] - numbers[0] for numbers in places) <= 8
+    assert found.evaluations == len(seen)
+
+
+def test_a_cornerstone_takes_half_of_everything_with_it() -> None:
+    def value(removed: frozenset[str]) -> float:
+        return 1.0 if "c" in removed else 11.0 - len(removed)
+
+    found = shapley(PLAYERS, value, seed=0, samples=4)
+    assert found.cornerstones == ("c",)
+    assert found.drops["c"] == pytest.approx(1.0)
+    assert found.drops["a"] == pytest.approx(0.1)
+    against_chance = shapley(PLAYERS, value, seed=0, samples=4, floor=-9.0)
+    assert against_chance.drops["c"] == pytest.approx(0.5)
+    assert against_chance.cornerstones == ("c",)
+
+
+def test_nothing_to_lose_makes_no_cornerstone_and_one_pair_no_error() -> None:
+    found = shapley(PLAYERS, lambda removed: -2.0, seed=0, samples=1)
+    assert found.values == dict.fromkeys(PLAYERS, 0.0)
+    assert (found.drops, found.cornerstones) == (dict.fromkeys(PLAYERS, 0.0), ())
+    assert found.errors is None
+
+
+def test_the_seed_alone_decides() -> None:
+    one, same, other = (
+        shapley(PLAYERS, glove, seed=seed, samples=3, max_removed=4) for seed in (3, 3, 4)
+    )
+    assert one == same
+    assert one.values != other.values
+
+
+class _Attention(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = torch.nn.Linear(2, 2)
+
+    def forward(self, hidden: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        return self.dense(hidden) + residual
+
+
+def test_a_block_without_a_known_sublayer_is_refused() -> None:
+    network = torch.nn.Module()
+    block = torch.nn.Module()
+    block.add_module("self_attn", _Attention())
+    block.add_module("mixer", torch.nn.Linear(2, 2))
+    network.add_module("layers", torch.nn.ModuleList([block]))
+    units = SimpleNamespace(prefix="layers", units=lambda grain: ("0.attention", "0.mlp"))
+    with pytest.raises(LayerError, match=r"no module gives the output of 0\.mlp.*self_attn, mixer"):
+        sublayers(network, units)  # type: ignore[arg-type]
+    units.units = lambda grain: ("0.attention",)
+    adding: Any = sublayers(network, units)["0.attention"]  # type: ignore[arg-type]
+    assert adding is block.get_submodule("self_attn.dense"), "the stream passes through the module"
+    assert np.isfinite(adding.weight.detach().numpy()).all()
