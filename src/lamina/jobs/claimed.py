@@ -1,6 +1,6 @@
-"""The folder of a tune run: what stands there, whether a run may begin there, and leaving it.
+"""The folder of a tune or rank run: what stands there, whether a run may begin there, leaving it.
 
-Nothing is deleted that is not a tune run by its first line of `log.jsonl` and by the names of all
+Nothing is deleted that is not such a run by its first line of `log.jsonl` and by the names of all
 its files, and nothing before the recipe's model and rows are read and found good.
 """
 
@@ -10,6 +10,7 @@ import contextlib
 import json
 import shutil
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +21,40 @@ from lamina.core.manifest import read_json
 LOG = "log.jsonl"
 BEGUN = "begun"
 """The event of the first line of a tune run's log."""
-_NAMES = frozenset(
-    "recipe.yaml data.json detect reference reference.json checkpoints logs model domains.jsonl "
-    f"ledger.json report.html {LOG} {MANIFEST}".split()
+_COMMON = f"recipe.yaml data.json checkpoints logs report.html {LOG} {MANIFEST}"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of run: its name in the manifest and the files that its folder may hold."""
+
+    name: str
+    files: frozenset[str]
+    event: str
+    """Of the first line of its log."""
+    dear: tuple[str, ...]
+    """Patterns of what took time, in an unfinished run."""
+
+
+TUNING = Kind(
+    "tune",
+    frozenset(
+        f"{_COMMON} detect reference reference.json model domains.jsonl ledger.json".split()
+    )
+    | {"plan.json", "prefix"},
+    BEGUN,
+    ("checkpoints/*/mixture.json", "reference/*/checkpoints/*/mixture.json", "detect/*"),
+)
+RANKING = Kind(
+    "rank",
+    frozenset(f"{_COMMON} scores.json agreement.json scores adapter measured".split()),
+    "ranking begun",
+    ("checkpoints/*/mixture.json", "measured/*.json"),
 )
 
 
 def standing(
-    out: Path, inputs: Sequence[Path], *, resume: bool, overwrite: bool
+    out: Path, inputs: Sequence[Path], *, resume: bool, overwrite: bool, kind: Kind = TUNING
 ) -> dict[str, Any] | None:
     """The manifest of a finished run that is only to be looked at; None where a run may begin.
 
@@ -41,13 +68,13 @@ def standing(
     _check_place(out, inputs)
     if not _holds_something(out):
         return None
-    foreign = _foreign(out)
+    foreign = _foreign(out, kind)
     if foreign:
         raise OutputError(
-            f"{out} is not empty and holds no tune run ({foreign}). Give another folder for --out."
+            f"{out} is not empty and holds no {kind.name} run ({foreign}). Give another folder for --out."
         )
     finished = (out / MANIFEST).is_file()
-    if overwrite or (not finished and (resume or not _dear(out))):
+    if overwrite or (not finished and (resume or not _dear(out, kind))):
         return None
     if not finished:
         raise OutputError(
@@ -61,14 +88,14 @@ def standing(
     )
 
 
-def take(out: Path, *, keep: bool) -> None:
+def take(out: Path, *, keep: bool, kind: Kind = TUNING) -> None:
     """Makes the folder, empty, or as it is where a run goes on.
 
     Raises:
-        OutputError: it cannot be made, or is no tune run any more.
+        OutputError: it cannot be made, or is no such run any more.
     """
     if not keep and _holds_something(out):
-        foreign = _foreign(out)
+        foreign = _foreign(out, kind)
         if foreign:
             raise OutputError(f"{out} was changed meanwhile ({foreign}) and is not deleted.")
         shutil.rmtree(out)
@@ -78,11 +105,11 @@ def take(out: Path, *, keep: bool) -> None:
         raise OutputError(f"{out} cannot be made: {error.strerror}.") from None
 
 
-def leave(out: Path) -> None:
+def leave(out: Path, *, kind: Kind = TUNING) -> None:
     """Takes back what a run made that was refused before it measured or trained anything."""
-    if not _holds_something(out) or _foreign(out):
+    if not _holds_something(out) or _foreign(out, kind):
         return
-    if {path.name for path in out.iterdir()} <= {"recipe.yaml", "data.json", LOG}:
+    if {path.name for path in out.iterdir()} <= {"recipe.yaml", "data.json", "plan.json", LOG}:
         with contextlib.suppress(OSError):
             shutil.rmtree(out)
 
@@ -109,9 +136,9 @@ def _holds_something(out: Path) -> bool:
     return out.is_dir() and any(out.iterdir())
 
 
-def _foreign(out: Path) -> str:
-    """What tells that a folder is no tune run, in a few words; empty where it is one."""
-    others = sorted(p.name for p in out.iterdir() if p.name not in _NAMES and not _is_part(p))
+def _foreign(out: Path, kind: Kind) -> str:
+    """What tells that a folder is no such run, in a few words; empty where it is one."""
+    others = sorted(p.name for p in out.iterdir() if p.name not in kind.files and not _is_part(p))
     if others:
         return ", ".join(others[:3]) + (f" and {len(others) - 3} more" if others[3:] else "")
     if (out / MANIFEST).is_file():
@@ -119,15 +146,15 @@ def _foreign(out: Path) -> str:
             manifest = read_json(out / MANIFEST)
         except DataError as error:
             return str(error)
-        kind = manifest.get("kind") if isinstance(manifest, dict) else None
-        return "" if kind == "tune" else f"its manifest is of another kind: {kind}"
+        found = manifest.get("kind") if isinstance(manifest, dict) else None
+        return "" if found == kind.name else f"its manifest is of another kind: {found}"
     try:
         with (out / LOG).open(encoding="utf-8") as file:
             first = json.loads(file.readline())
     except (OSError, ValueError):
-        return f"no {LOG} of a tune run"
-    begun = isinstance(first, dict) and first.get("event") == BEGUN
-    return "" if begun else f"no {LOG} of a tune run"
+        return f"no {LOG} of a {kind.name} run"
+    begun = isinstance(first, dict) and first.get("event") == kind.event
+    return "" if begun else f"no {LOG} of a {kind.name} run"
 
 
 def _is_part(path: Path) -> bool:
@@ -135,7 +162,6 @@ def _is_part(path: Path) -> bool:
     return path.name.startswith(".") and path.name.endswith(".part")
 
 
-def _dear(out: Path) -> bool:
+def _dear(out: Path, kind: Kind) -> bool:
     """Whether an unfinished run holds what took time: a whole checkpoint, or a detection."""
-    sealed = ("checkpoints/*/mixture.json", "reference/*/checkpoints/*/mixture.json")
-    return any(next(out.glob(pattern), None) is not None for pattern in (*sealed, "detect/*"))
+    return any(next(out.glob(pattern), None) is not None for pattern in kind.dear)
