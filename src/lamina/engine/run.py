@@ -22,6 +22,7 @@ from lamina.engine.around import enough_memory, logging_to, signal_of, signals
 from lamina.engine.collate import collate
 from lamina.engine.fast import attending_by_example
 from lamina.engine.heldout import heldout_losses
+from lamina.engine.layerwise.interface import Layerwise, begun, load_state
 from lamina.engine.load import first_line, quiet
 from lamina.engine.losses import LossHead
 from lamina.engine.recipe import TrainSection
@@ -76,6 +77,7 @@ def run_windows(
     watched: Mapping[str, Examples] | None = None,
     kept: Sequence[str] = (),
     distil_weight: float = 0.0,
+    layerwise: Layerwise | None = None,
 ) -> Finished:
     """Tunes a model in place, window by window, with checkpoints in `folder`.
 
@@ -91,6 +93,7 @@ def run_windows(
             divergence from it, a mean over the same tokens as the loss.
         on_window: called in the first process when a window was closed.
         watched: texts whose loss is told to the steering, but never trained on.
+        layerwise: a fresh tuner that treats layers unlike one another.
 
     Raises:
         RecipeError: a checkpoint that does not belong to this run; an optimiser, tracker or
@@ -107,12 +110,13 @@ def run_windows(
             tell(line)
         check_comparable(found[1], tuple(data), measured)
     arguments = _arguments(train, folder)
+    arguments.ddp_find_unused_parameters = layerwise is not None and layerwise.freezes
     model.to(arguments.device)
     with casting(model, train):
         head = LossHead(model, inside=parallel.sharding_asked())
     if head.fallback:
         tell(f"logits are computed whole: {head.fallback}")
-    with attending_by_example(model) as by_example:
+    with attending_by_example(model) as by_example, begun(layerwise, model):
         flatten = by_example or "flash" in str(model.config._attn_implementation)
         autocast = torch.bfloat16 if train.dtype == "bfloat16" else None
 
@@ -137,11 +141,13 @@ def run_windows(
                 model, arguments, data, train, sampler, head, steering, measure,
                 describe=partial(_describe, identity=identity, train=train, measured=measured),
                 collate_rows=partial(collate, pad_id=pad_id, flatten=flatten),
-                kept=kept, distil_weight=distil_weight,
+                kept=kept, distil_weight=distil_weight, layerwise=layerwise,
                 advance=advance, on_window=on_window, interrupted=interrupted,
             )  # fmt: skip
         if found is not None:
             _restore(trainer, found[1])
+            if layerwise is not None:
+                load_state(layerwise, found[0])
             advance(found[1].step)
             if found[1].step >= train.steps or found[1].stopped is not None:
                 _load_final(trainer, found[0])
@@ -170,6 +176,7 @@ def _trainer(
     collate_rows: Any,
     kept: Sequence[str],
     distil_weight: float,
+    layerwise: Layerwise | None,
     advance: Callable[[int], None],
     on_window: Callable[[], None],
     interrupted: list[int],
@@ -191,6 +198,7 @@ def _trainer(
                 keep=train.keep_checkpoints,
                 kept=kept,
                 distil_weight=distil_weight,
+                layerwise=layerwise,
                 advance=advance,
                 on_window=on_window,
                 interrupted=lambda: bool(interrupted),

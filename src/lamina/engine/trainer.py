@@ -26,6 +26,7 @@ from lamina.data.mixture import advance, still_owed, window_counts, window_rows
 from lamina.engine import parallel
 from lamina.engine.collate import PackedRow, packed_row
 from lamina.engine.distil import starting_model
+from lamina.engine.layerwise.interface import Layerwise, LayerwiseSteps, save_state
 from lamina.engine.losses import LossHead
 from lamina.engine.state import WRITING, MixtureState, rotate, seal
 
@@ -200,6 +201,7 @@ class MixtureTrainer(Trainer):
         keep: int,
         kept: Sequence[str] = (),
         distil_weight: float = 0.0,
+        layerwise: Layerwise | None = None,
         advance: Callable[[int], None] = lambda steps: None,
         on_window: Callable[[], None] = lambda: None,
         interrupted: Callable[[], bool] = lambda: False,
@@ -222,6 +224,9 @@ class MixtureTrainer(Trainer):
         self.loss_is_scaled_for_ga = True
         self.tally = Tally.empty(len(data), self.args.device)
         self.add_callback(_Windows(self, advance, interrupted))
+        self.layerwise = layerwise
+        if layerwise is not None:
+            self.add_callback(LayerwiseSteps(layerwise))  # behind what refuses a gradient
 
     # ---- the first seam: which rows
 
@@ -354,6 +359,8 @@ class MixtureTrainer(Trainer):
         if parallel.is_main():
             writing = folder / WRITING / name
             (writing / "training_args.bin").unlink(missing_ok=True)  # a pickle nobody reads
+            if self.layerwise is not None:
+                save_state(self.layerwise, writing)
             seal(writing, state)
             shutil.rmtree(folder / name, ignore_errors=True)  # one that was never sealed
             writing.rename(folder / name)

@@ -11,6 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from lamina.core.errors import RecipeError, did_you_mean
 from lamina.core.recipe import Recipe, load_mapping, validate
 from lamina.data.recipe import DataSection, DomainSpec
+from lamina.engine.layerwise_recipe import LayerwiseSection
 from lamina.engine.recipe import Count, Positive, Share, TrainSection
 from lamina.versatune.detect_recipe import DetectSection
 from lamina.versatune.policies import POLICIES, check, parameters_of
@@ -150,6 +151,8 @@ class TuneRecipe(Recipe):
     """One stage, or several one after the other."""
     detect: DetectSection = DetectSection()
     self_distillation: DistilSection | None = None
+    layerwise: LayerwiseSection | None = None
+    """A way that treats layers unlike one another: `lisa`, `spider` or `prilora`."""
     max_forgetting: Positive | None = None
     """End the run when a domain's held-out loss rises by more than this share."""
     general: str | None = "default"
@@ -183,6 +186,8 @@ class TuneRecipe(Recipe):
     def _fits(self) -> Self:
         """Names of domains, windows of stages: all that is wrong at once."""
         problems = [*self._unknown_domains(), *self._windows()]
+        if self.layerwise is not None:
+            problems += self.layerwise.conflicts(self.train.method, self.train.optimizer)
         for stage in self.mixture:
             if isinstance(stage.start, dict):
                 problems += _weights_problems(stage.start, self.domains)
