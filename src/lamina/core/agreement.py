@@ -168,7 +168,8 @@ def _check_same(
             if here.keys() - there.keys()
         ]
         raise LayerError(
-            f"rankings of {len(a)} and {len(b)} units cannot be compared: {'; '.join(only)}."
+            f"rankings of {len(a)} units ({names[0]}) and {len(b)} ({names[1]}) cannot be compared:"
+            f" {'; '.join(only)}."
             " Measure both on models of one architecture."
         )
 

@@ -23,3 +23,5 @@ class PlanSection(Recipe):
     """Modules trained whole beside the adapters: `norm`, `lm_head`, `3.mlp.down_proj`."""
     cache_prefix: bool = False
     """Compute the frozen blocks below the plan once, and read their outputs from the disk."""
+    check_base: bool = True
+    """Refuse scores and plans that were made on another model than the one that is tuned."""

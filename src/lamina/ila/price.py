@@ -14,9 +14,9 @@ for the activations and for its own gradient. The backward pass ends at the *low
 scattered modules save the memory of what is not trained, but hardly any time.
 
 Measured on a model of 16 blocks (H/F .06, P/F .04 for all modules): all 2.12, the top 4 blocks
-1.32, 4 scattered ones 2.07, top 4 checkpointed 1.56 and with the hook 2.88, cached .62. The formula
-is within 4 % of each (tests/ila/test_price.py). Not counted: attention scores, norms, the optimizer,
-reading a cache, and that the lowest planned modules need no gradient of their own input.
+1.32, 4 scattered ones 2.07, top 4 checkpointed 1.56 and with the hook 2.88, cached .62. The
+formula is within 4 % of each (tests/ila/test_price.py). Not counted: attention scores, norms, the
+optimizer, reading a cache, and that the lowest planned modules need no gradient of their input.
 """
 
 from collections.abc import Iterable, Mapping
