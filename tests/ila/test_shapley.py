@@ -1,6 +1,8 @@
 """Truncated Shapley values: exact where games allow it, and honest about their error elsewhere."""
 
+import sys
 from itertools import combinations, permutations
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +11,15 @@ import pytest
 import torch
 
 from lamina.core.errors import LayerError
-from lamina.ila.shapley import shapley, sublayers
+from lamina.engine.losses import LossHead
+from lamina.engine.planned import linears
+from lamina.ila.gates import gating
+from lamina.ila.leave_one_out import FromBlock
+from lamina.ila.shapley import of_adapter, of_model, shapley, sublayers
+
+sys.path.append(str(Path(__file__).parent))
+
+from scored_pico import adapted_pico, batches, pico
 
 PLAYERS = tuple("abcde")
 
@@ -122,3 +132,49 @@ def test_a_block_without_a_known_sublayer_is_refused() -> None:
     adding: Any = sublayers(network, units)["0.attention"]  # type: ignore[arg-type]
     assert adding is block.get_submodule("self_attn.dense"), "the stream passes through the module"
     assert np.isfinite(adding.weight.detach().numpy()).all()
+
+
+SUBLAYERS = tuple(f"{block}.{role}" for block in range(3) for role in ("attention", "mlp"))
+
+
+def test_of_an_adapter_a_removed_sublayer_is_one_without_its_deltas() -> None:
+    model = adapted_pico()
+    head = LossHead(model)
+    with gating(model) as gates:
+        rows = FromBlock(model, head, batches())
+        players, value = of_adapter(gates, rows.loss)
+        assert players == SUBLAYERS
+        removed = value(frozenset({"1.mlp", "0.attention"}))
+        assert gates.values.tolist() == [1.0] * len(gates.ids)
+        gone = ("1.mlp.", "0.self_attn.")
+        gates.only({one for one in gates.ids if not one.startswith(gone)})
+        assert removed == -rows.loss()
+        found = shapley(players, value, seed=0, samples=2, max_removed=2, window=2)
+    assert tuple(found.values) == SUBLAYERS
+    assert len(set(found.values.values())) == 6
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gpt_neox", "opt", "bloom", "gemma2"])
+def test_of_a_model_a_removed_sublayer_adds_nothing_to_the_stream(kind: str) -> None:
+    """A block without both of its sub-layers hands on its input."""
+    network = pico(kind)
+    head = LossHead(network)
+    rows = FromBlock(network, head, batches())
+    players, value = of_model(network, linears(network), rows.loss)
+    assert players == SUBLAYERS
+    assert value(frozenset()) == -rows.loss()
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def hook(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        before = args[0] if args else kwargs["hidden_states"]
+        seen.append((before, out[0] if isinstance(out, tuple) else out))
+
+    block = network.get_submodule(linears(network).prefix)[1]
+    handle = block.register_forward_hook(hook, with_kwargs=True)
+    alone = value(frozenset({"1.attention", "1.mlp"}))
+    handle.remove()
+    assert alone != value(frozenset())
+    assert len(seen) == len(batches())
+    for before, after in seen:
+        torch.testing.assert_close(before, after)
+    assert value(frozenset()) == -rows.loss(), "no hook is left"

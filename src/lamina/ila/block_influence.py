@@ -15,10 +15,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from lamina.core.errors import DataError, LayerError
+from lamina.core.errors import DataError
 from lamina.engine import parallel
-from lamina.engine.heads import core_model
-from lamina.engine.planned import linears
+from lamina.engine.prefix import blocks_of
 from lamina.ila.forwards import Batch, hooked, passes
 
 
@@ -38,7 +37,7 @@ def block_influence(
         DataError: hidden states are not finite.
         LayerError: the model has no list of blocks.
     """
-    blocks = list_of_blocks(model)
+    blocks = blocks_of(model)
     real_BL: list[torch.Tensor] = []
     sums = np.zeros(len(blocks) + 1)
 
@@ -73,16 +72,3 @@ def cosine(before_NH: torch.Tensor, after_NH: torch.Tensor) -> torch.Tensor:
     norms = (x2 * y2).sqrt()
     plain = ((x * y).sum(-1) / norms.clamp(min=torch.finfo(norms.dtype).tiny)).clamp(-1, 1)
     return torch.where((x2 == 0) & (y2 == 0), torch.ones_like(plain), plain)
-
-
-def list_of_blocks(model: nn.Module) -> list[Any]:
-    """The decoder blocks of a model in memory, in order.
-
-    Raises:
-        LayerError: it has none that is known.
-    """
-    core = core_model(model)
-    prefix = linears(core).prefix
-    if not prefix:
-        raise LayerError(f"this {type(core).__name__} has no list of blocks that lamina knows")
-    return list(core.get_submodule(prefix))

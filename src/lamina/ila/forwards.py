@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from lamina.engine import parallel
-from lamina.engine.heads import capture, evaluating, nothing, output_module, takes_positions
+from lamina.engine.heads import capture, evaluating, nothing, output_module
+from lamina.engine.prefix import given
 
 Batch = Mapping[str, torch.Tensor]
 
@@ -29,13 +30,10 @@ def real_tokens(positions_BL: torch.Tensor) -> torch.Tensor:
 
 def run(model: nn.Module, batch: Batch) -> None:
     """One forward pass of a batch of `collate`; its logits cost nothing."""
-    given: dict[str, Any] = {"input_ids": batch["input_ids"], "use_cache": False}
-    if takes_positions(model):
-        given["position_ids"] = batch["position_ids"]
     head = output_module(model)
     silent = contextlib.nullcontext() if head is None else capture(head, keep=nothing)
     with silent:
-        model(**given)
+        model(**given(model, batch))
 
 
 def passes(model: nn.Module, batches: Sequence[Batch]) -> Iterator[torch.Tensor]:

@@ -51,14 +51,16 @@ def delta_norms(model: nn.Module) -> DeltaNorms:
     Raises:
         CheckpointError: deltas that are not plain LoRA (`gates.adapted`), or not finite.
     """
-    values, relative = {}, {}
+    values, relative, broken = {}, {}, []
     for name, module in adapted(model).items():
         a, b, scale = _factors(module)
+        if not (a.isfinite().all() and b.isfinite().all()):
+            broken.append(name)
+            continue
         values[name] = delta_norm(a.cpu().numpy(), b.cpu().numpy(), scale)
         weight = _norm(module.base_layer.weight)
         if weight > 0:
             relative[name] = values[name] / weight
-    broken = [name for name, value in values.items() if not math.isfinite(value)]
     if broken:
         raise CheckpointError(
             f"the adapter's factors are NaN or infinite in {', '.join(broken[:6])}; the training "

@@ -20,6 +20,7 @@ from torch import nn
 from lamina.core.errors import CheckpointError
 from lamina.engine.collate import PackedRow, collate
 from lamina.engine.heads import capture, evaluating, output_module, takes_positions
+from lamina.engine.prefix import given
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +103,15 @@ class _Reader:
         if not self._caches:
             whole = new_BT if self._whole_BT is None else torch.cat([self._whole_BT, new_BT], dim=1)
             self._whole_BT = new_BT = whole
-        given: dict[str, Any] = {"input_ids": new_BT.to(self._device), "use_cache": self._caches}
+        inputs: dict[str, Any] = {"input_ids": new_BT.to(self._device), "use_cache": self._caches}
         if self._caches:
-            given["attention_mask"] = mask_BT.to(self._device)
-            given["past_key_values"] = self._cache
+            inputs["attention_mask"] = mask_BT.to(self._device)
+            inputs["past_key_values"] = self._cache
             if takes_positions(self._model):
                 positions_BT = (mask_BT.cumsum(-1) - 1).clamp(min=0)[:, -new_BT.shape[1] :]
-                given["position_ids"] = positions_BT.to(self._device)
+                inputs["position_ids"] = positions_BT.to(self._device)
         with capture(output_module(self._model), keep=lambda hidden: hidden[:, -1:]):
-            outputs = self._model(**given)
+            outputs = self._model(**inputs)
         self._cache = outputs.get("past_key_values")
         logits_BV = outputs.logits[:, -1, : self._num_ids]
         _refuse_nan(logits_BV)
@@ -154,16 +155,13 @@ def _row(one: Answer) -> PackedRow:
 
 
 def _ranks(model: nn.Module, batch: dict[str, torch.Tensor], num_ids: int) -> np.ndarray:
-    given: dict[str, Any] = {"input_ids": batch["input_ids"], "use_cache": False}
-    if takes_positions(model):
-        given["position_ids"] = batch["position_ids"]
     places_N = batch["predictors"]
 
     def at_answers(hidden: torch.Tensor) -> torch.Tensor:
         return hidden.flatten(0, 1).index_select(0, places_N)[None]
 
     with capture(output_module(model), keep=at_answers):
-        logits_NV = model(**given).logits[0, :, :num_ids]
+        logits_NV = model(**given(model, batch)).logits[0, :, :num_ids]
     _refuse_nan(logits_NV)
     own_N1 = logits_NV.gather(1, batch["targets"][:, None])
     return (1 + (logits_NV > own_N1).sum(-1)).cpu().numpy()
