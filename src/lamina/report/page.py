@@ -15,6 +15,9 @@ from lamina.core.errors import DataError
 from lamina.core.manifest import write_atomic
 from lamina.report import facts, formats, grid, pictures, tables, verdicts, words
 from lamina.report.nouns import Expert, Metrics, Run
+from lamina.report.rank import section as rank_section
+from lamina.report.rank import words as rank_words
+from lamina.report.rank.read import is_rank, read_ranked
 from lamina.report.read import read_metrics, read_run, runs_below
 from lamina.report.tune import paint
 from lamina.report.tune import section as tune_section
@@ -52,6 +55,9 @@ class Section:
     vector: str
 
 
+AnySection = Section | tune_section.Section | rank_section.Section
+
+
 def write_report(folder: Path, manifest: Mapping[str, object] | None = None) -> Path:
     """Write `report.html` into a run folder and return its path.
 
@@ -61,6 +67,8 @@ def write_report(folder: Path, manifest: Mapping[str, object] | None = None) -> 
         DataError: the folder holds no run, or a file of it cannot be read.
         OutputError: the page cannot be written.
     """
+    if is_rank(folder, manifest):
+        return _write_ranked(folder, manifest)
     if kind_of(folder, manifest) is not None:
         return _write_tuned(folder, manifest)
     run = read_run(folder, manifest)
@@ -96,6 +104,22 @@ def _write_tuned(folder: Path, manifest: Mapping[str, object] | None) -> Path:
     return _write(folder, html)
 
 
+def _write_ranked(folder: Path, manifest: Mapping[str, object] | None) -> Path:
+    """The page of a ranking."""
+    read = read_ranked(folder, manifest)
+    title = rank_words.title_of(read)
+    made = rank_section.make(read, title=title, anchor="run")
+    html = _render(
+        title=title,
+        kicker=_kicker(read.run),
+        sections=[made],
+        demo=False,
+        warnings=rank_words.warnings_of(read),
+        fills=paint.defs(len(made.tuned.domains)),
+    )
+    return _write(folder, html)
+
+
 def write_demo_page(folder: Path, sections: Mapping[str, str | Path] | None = None) -> Path:
     """Write `report.html` for several runs: the comparison on top, then a section for each.
 
@@ -115,10 +139,20 @@ def write_demo_page(folder: Path, sections: Mapping[str, str | Path] | None = No
         )
     merged: list[Section] = []
     tuned: list[tune_section.Section] = []
-    made: list[Section | tune_section.Section] = []
+    ranked: list[rank_section.Section] = []
+    made: list[AnySection] = []
     warnings: list[str] = []
     for place, (title, path) in enumerate(sections.items(), start=1):
         title, anchor = formats.plain(title), f"run-{place}"
+        if is_rank(folder / path):
+            ranking = read_ranked(folder / path)
+            link = _link(folder, folder / path)
+            ranked.append(
+                rank_section.make(ranking, title=title, anchor=anchor, link=link, cost=True)
+            )
+            made.append(ranked[-1])
+            warnings += [f"{title}: {one}" for one in rank_words.warnings_of(ranking)]
+            continue
         if kind_of(folder / path) is None:
             merged.append(_section(read_run(folder / path), title, anchor, part=True))
             made.append(merged[-1])
@@ -135,24 +169,30 @@ def write_demo_page(folder: Path, sections: Mapping[str, str | Path] | None = No
     runs = [(section.title, section.run) for section in merged]
     told = [words.overview(runs)] if runs else []
     told += tune_words.in_short([(one.title, one.tuned) for one in tuned])
+    told += [verdicts.Part(one.title, rank_words.in_short(one.ranked)) for one in ranked]
     losses["parts"] = [*told, *(verdicts.measured_reading(metrics, merges) if metrics else [])]
     losses["warnings"] = [*(words.warnings_of(runs) if runs else []), *warnings]
     html = _render(
-        title=_demo_title(merged, tuned),
+        title=_demo_title(merged, tuned, ranked),
         kicker="lamina demo",
         sections=made,
         demo=True,
-        fills=paint.defs(max((len(one.tuned.domains) for one in tuned), default=0)),
+        fills=paint.defs(max((len(one.tuned.domains) for one in [*tuned, *ranked]), default=0)),
         **losses,
     )
     return _write(folder, html)
 
 
-def _demo_title(merged: Sequence[Section], tuned: Sequence[tune_section.Section]) -> str:
+def _demo_title(
+    merged: Sequence[Section],
+    tuned: Sequence[tune_section.Section],
+    ranked: Sequence[rank_section.Section],
+) -> str:
     kinds = {one.run.kind for one in tuned}
     said = [
         *(["merged"] if merged else []),
         *(["detected"] if "detect" in kinds else []),
+        *(["ranked"] if ranked else []),
         *(["tuned"] if "tune" in kinds else []),
         "measured",
     ]
@@ -171,7 +211,7 @@ def _render(
     *,
     title: str,
     kicker: str,
-    sections: Sequence[Section | tune_section.Section],
+    sections: Sequence[AnySection],
     demo: bool,
     **given: object,
 ) -> str:
@@ -183,7 +223,7 @@ def _render(
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    styles = ["style.css", *(["tuned.css"] if given.get("fills") else [])]
+    styles = ["style.css", *(["tuned.css", "ranked.css"] if given.get("fills") else [])]
     values: dict[str, object] = {
         "warnings": [],
         "fills": "",
@@ -222,7 +262,8 @@ def _losses(metrics: Metrics, merges: Sequence[str]) -> dict[str, object]:
 
 
 def _kicker(run: Run) -> str:
-    kind = {"forget": "forgetting", "tune": "tuning", "detect": "detection"}.get(run.kind, run.kind)
+    kinds = {"forget": "forgetting", "tune": "tuning", "detect": "detection", "rank": "ranking"}
+    kind = kinds.get(run.kind, run.kind)
     return f"lamina · {kind} · {run.name}"
 
 

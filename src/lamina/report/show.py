@@ -14,6 +14,8 @@ from rich.text import Text
 from lamina.core.errors import DataError
 from lamina.report import facts, formats, grid, tables, verdicts, words
 from lamina.report.nouns import Expert, Metrics
+from lamina.report.rank import words as rank_words
+from lamina.report.rank.read import is_rank, read_ranked
 from lamina.report.read import read_metrics, read_run, runs_below
 from lamina.report.terminal import Bar, Line, draw_table, fact_table, new_table, reading
 from lamina.report.tune import words as tune_words
@@ -34,6 +36,10 @@ def render_show(path: Path) -> RenderableType:
         from lamina.report.tune.show import render_order
 
         return render_order(path)
+    if is_rank(path):
+        from lamina.report.rank.show import render_ranked
+
+        return render_ranked(path)
     if kind_of(path) is not None:
         from lamina.report.tune.show import render_tuned
 
@@ -82,8 +88,11 @@ def render_reading(folder: Path) -> RenderableType:
 
 def _told(folder: Path, metrics: Metrics) -> tuple[list[verdicts.Part], list[str]]:
     """The reading of a folder with several merges, and which of its models are merges."""
+    ranked = [path for path in runs_below(folder) if is_rank(path)]
     merged = [
-        path for path in runs_below(folder) if kind_of(path) is None and said_kind(path) != "order"
+        path
+        for path in runs_below(folder)
+        if path not in ranked and kind_of(path) is None and said_kind(path) != "order"
     ]
     runs = [(path.name.replace("_", " "), read_run(path)) for path in merged]
     merges = verdicts.merges_of(metrics, {name for _, run in runs for name in run.inputs})
@@ -92,6 +101,10 @@ def _told(folder: Path, metrics: Metrics) -> tuple[list[verdicts.Part], list[str
     told += tune_words.in_short(
         [(path.name.replace("_", " "), read_tuned(path)) for path in others]
     )
+    told += [
+        verdicts.Part(path.name.replace("_", " "), rank_words.in_short(read_ranked(path)))
+        for path in ranked
+    ]
     return [*told, *verdicts.measured_reading(metrics, merges)], merges
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from lamina.report.nouns import Run
+from lamina.report.rank.plan_nouns import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +187,8 @@ class Tuned:
     reference: Reference | None
     detection: Detection | None
     problems: tuple[str, ...]
+    plan: Plan | None = None
+    """Which modules were tuned, where a plan said so."""
 
     @property
     def unit(self) -> str:

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from lamina.core.errors import DataError
 from lamina.report.formats import plain
 from lamina.report.nouns import Run
+from lamina.report.rank.read_plan import holds_plan, read_plan
 from lamina.report.read import UNFINISHED
 from lamina.report.soft import Soft, soft_json, soft_lines
 from lamina.report.tune.nouns import (
@@ -41,7 +42,9 @@ def kind_of(folder: Path, manifest: Mapping[str, object] | None = None) -> str |
     said = str(manifest.get("kind") or "") if manifest is not None else said_kind(folder)
     if said:
         return said if said in KINDS else None
-    if (folder / "scores.json").is_file() or (folder / "plan.json").is_file():
+    if (folder / "scores.json").is_file():
+        return None
+    if (folder / "plan.json").is_file() and not holds_plan(folder):
         return None
     if any((folder / f).is_file() for f in ("domains.jsonl", "ledger.json", "data.json")):
         return "tune"
@@ -70,18 +73,16 @@ def read_tuned(folder: Path, manifest: Mapping[str, object] | None = None) -> Tu
             "their files. Name a folder that `lamina tune` or `lamina detect` wrote."
         )
     problems: list[str] = []
-    if manifest is None:
-        facts = soft_json(folder / "manifest.json", problems)
-    else:
-        facts = Soft(dict(manifest), "manifest.json", problems)
+    facts = read_facts(folder, manifest, problems)
     windows = read_windows(soft_lines(folder / "domains.jsonl", problems))
     if kind == "tune" and not windows and facts.value is None:
         windows = _windows_so_far(folder / "checkpoints", problems)
     ledger = _ledger(soft_json(folder / "ledger.json", problems))
-    data = _data(soft_json(folder / "data.json", problems))
+    data = read_data(soft_json(folder / "data.json", problems))
     place = "detect/" if kind == "tune" else ""
     detection = read_detection(folder / place, problems, prefix=place)
     reference = _reference(soft_json(folder / "reference.json", problems))
+    plan = read_plan(folder, problems) if kind == "tune" else None
     if kind == "tune":
         missing = [("domains.jsonl", windows), ("ledger.json", ledger), ("data.json", data)]
         problems += [
@@ -92,18 +93,27 @@ def read_tuned(folder: Path, manifest: Mapping[str, object] | None = None) -> Tu
     elif detection is None and not problems:
         problems.append("shares.json is missing: the shares are not on this page.")
     return Tuned(
-        run=_run(folder, facts, kind),
+        run=run_of(folder, facts, kind),
         domains=_domains(ledger, data, windows, detection.domains if detection else ()),
         windows=windows,
         ledger=ledger,
         data=data,
         reference=reference,
         detection=detection,
+        plan=plan,
         problems=tuple(dict.fromkeys(problems)),
     )
 
 
-def _run(folder: Path, facts: Soft, kind: str) -> Run:
+def read_facts(folder: Path, manifest: Mapping[str, object] | None, problems: list[str]) -> Soft:
+    """What the manifest says: that given, or the file."""
+    if manifest is None:
+        return soft_json(folder / "manifest.json", problems)
+    return Soft(dict(manifest), "manifest.json", problems)
+
+
+def run_of(folder: Path, facts: Soft, kind: str) -> Run:
+    """The run itself: recipe, files, results and cost."""
     recipe = folder / "recipe.yaml"
     text = recipe.read_text("utf-8", errors="replace") if recipe.is_file() else ""
     name = folder.resolve().name.removeprefix(".").removesuffix(UNFINISHED)
@@ -265,7 +275,8 @@ def _gate(place: Soft) -> Gate | None:
     )
 
 
-def _data(place: Soft) -> Data | None:
+def read_data(place: Soft) -> Data | None:
+    """What the rows of each domain were."""
     domains = {name: _rows(name, one) for name, one in place.get("domains").items()}
     if not domains:
         return None

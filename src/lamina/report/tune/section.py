@@ -7,27 +7,20 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from lamina.report import facts, formats
+from lamina.report.figure import Figure
 from lamina.report.formats import number, percent
 from lamina.report.nouns import Run
+from lamina.report.rank.plan_section import PlanPart, plan_part
 from lamina.report.tables import Table
 from lamina.report.tune import dots, pictures, sums, tables, tables_detection, words
 from lamina.report.tune.nouns import Detection, DomainRows, Text, Tuned
 from lamina.report.tune.results import ledger_facts, result_facts
+from lamina.report.tune.words_plan import by_lora, layerwise_of
 from lamina.report.verdicts import Part
 
 AGAIN = "lamina tune recipe.yaml --out ../again"
 _EVERY = 24
 """Tables over more windows than this are folded away."""
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """A picture, its caption, and the table of its numbers, folded away."""
-
-    title: str
-    note: str
-    drawing: Markup
-    table: Table | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +67,7 @@ class Section:
     reference: Table | None
     reference_words: str
     detected: Detected | None
+    plan: PlanPart | None
 
 
 def make(tuned: Tuned, *, title: str, anchor: str, link: str = "", cost: bool = False) -> Section:
@@ -111,7 +105,15 @@ def make(tuned: Tuned, *, title: str, anchor: str, link: str = "", cost: bool = 
         reference=tables.reference(tuned, tuned.reference) if tuned.reference else None,
         reference_words=_reference_words(tuned),
         detected=_detected(tuned, tuned.detection) if tuned.detection else None,
+        plan=_plan(tuned),
     )
+
+
+def _plan(tuned: Tuned) -> PlanPart | None:
+    if tuned.plan is None:
+        return None
+    way = layerwise_of(tuned)
+    return plan_part(tuned.plan, layerwise=way, lora=by_lora(tuned), done=True)
 
 
 def _band(tuned: Tuned) -> Figure | None:

@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lamina.report.formats import count, number, percent, short, signed
+from lamina.report.rank.show import plan_map
 from lamina.report.soft import soft_json
 from lamina.report.terminal import TONES, Bar, Line, fact_table, new_table, reading
 from lamina.report.tune import sums, tables, tables_detection, words
@@ -29,6 +30,8 @@ def render_tuned(folder: Path) -> RenderableType:
     parts: list[RenderableType] = [Text(words.title_of(tuned), style="bold")]
     parts += [Text(f"! {warning}", style="yellow") for warning in words.warnings_of(tuned)]
     parts += ["", reading(words.reading(tuned))]
+    if tuned.plan is not None:
+        parts += ["", *plan_map(tuned.plan)]
     if tuned.windows:
         parts += ["", _weights(tuned), "", _losses(tuned)]
     if tuned.ledger is not None and tuned.ledger.losses:

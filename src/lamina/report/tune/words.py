@@ -11,6 +11,7 @@ from pathlib import PurePath
 from lamina.report.formats import count, listing, number, percent, short, signed
 from lamina.report.tune import sums
 from lamina.report.tune.nouns import Detection, Estimate, Ledger, Tuned
+from lamina.report.tune.words_plan import plan_parts
 from lamina.report.verdicts import Part
 
 POLICIES = {
@@ -97,7 +98,7 @@ def reading(tuned: Tuned) -> list[Part]:
     """The whole reading; parts of which no file tells are left out."""
     if tuned.run.kind == "detect":
         return detection_reading(tuned)
-    parts = [Part("What was done", _done(tuned))]
+    parts = [Part("What was done", _done(tuned)), *plan_parts(tuned)]
     if tuned.windows:
         parts.append(Part("How the weights moved", moved_words(tuned)))
     ledger = tuned.ledger

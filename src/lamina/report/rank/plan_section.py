@@ -1,0 +1,62 @@
+"""A plan on the page of a tuning or a ranking: the map of its modules, its price, its rule."""
+
+from dataclasses import dataclass
+
+from lamina.report import facts
+from lamina.report.figure import Figure
+from lamina.report.rank import pictures
+from lamina.report.rank.plan_nouns import Plan
+from lamina.report.rank.plan_words import (
+    plan_values,
+    plan_words,
+    price_facts,
+    price_words,
+)
+from lamina.report.verdicts import Part
+
+
+@dataclass(frozen=True, slots=True)
+class PlanPart:
+    """What the template shows of a plan."""
+
+    reading: list[Part]
+    map: Figure | None
+    facts: list[facts.Fact]
+
+
+def plan_part(
+    plan: Plan, *, layerwise: str = "", lora: bool = True, done: bool = False
+) -> PlanPart:
+    """The plan in words, drawn, and priced; `done`: a tuning that was made by it."""
+    return PlanPart(
+        reading=plan_reading(plan, layerwise=layerwise, lora=lora, done=done),
+        map=plan_map(plan),
+        facts=[facts.Fact(*one) for one in price_facts(plan)],
+    )
+
+
+def plan_reading(plan: Plan, *, layerwise: str, lora: bool, done: bool) -> list[Part]:
+    return [
+        Part("Which modules", plan_words(plan, layerwise, lora=lora, done=done)),
+        Part("What it saves", price_words(plan)),
+    ]
+
+
+def plan_map(plan: Plan) -> Figure | None:
+    """Blocks by types; dark: tuned, outlined: tuned whole."""
+    values, chosen = plan_values(plan), set(plan.chosen)
+    told = {unit: f"{unit}: {'tuned' if unit in chosen else 'frozen'}" for unit in values}
+    told |= {unit: f"{told.get(unit, unit)}, rank {rank:g}" for unit, rank in plan.ranks.items()
+             if unit in chosen}  # fmt: skip
+    told |= {unit: f"{unit}: tuned whole" for unit in plan.full}
+    keyed = len({value for value in values.values() if value}) > 1
+    shown = pictures.Map("Modules of the plan", values, frozenset(plan.full), words=told,
+                         whole=all(value == int(value) for value in values.values()),
+                         keyed=keyed)  # fmt: skip
+    drawing = pictures.draw_map(shown)
+    if not drawing:
+        return None
+    note = "dark: tuned, pale: frozen"
+    note += "; darker: a higher rank" if keyed else ""
+    note += "; outlined: tuned whole" if plan.full else ""
+    return Figure("The plan", note, drawing)
