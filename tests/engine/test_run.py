@@ -18,8 +18,9 @@ from lamina.core.errors import DataError, RecipeError
 from lamina.data.encode import Examples
 from lamina.data.load import DomainData
 from lamina.data.pack import pack
+from lamina.engine.arguments import check_arguments
 from lamina.engine.recipe import TrainSection
-from lamina.engine.run import Finished, _restore, check_arguments, run_windows
+from lamina.engine.run import Finished, _restore, run_windows
 from lamina.engine.state import Identity, MixtureState
 from lamina.engine.trainer import ClosedWindow, NextWindow
 

@@ -11,13 +11,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
+from transformers import PrinterCallback, ProgressCallback, TrainingArguments
 
 from lamina.core.domains import DomainLosses, RowLosses
 from lamina.core.errors import DataError, RecipeError
 from lamina.data.encode import Examples
 from lamina.data.load import DomainData
 from lamina.engine import parallel
+from lamina.engine.arguments import training_arguments
 from lamina.engine.around import enough_memory, logging_to, signal_of, signals
 from lamina.engine.collate import collate
 from lamina.engine.fast import attending_by_example
@@ -25,6 +26,7 @@ from lamina.engine.heldout import heldout_losses
 from lamina.engine.layerwise.interface import Layerwise, begun, load_state
 from lamina.engine.load import first_line, quiet
 from lamina.engine.losses import LossHead
+from lamina.engine.prefix_cache import PrefixAt, PrefixCache, reading
 from lamina.engine.recipe import TrainSection
 from lamina.engine.state import (
     Identity,
@@ -78,6 +80,7 @@ def run_windows(
     kept: Sequence[str] = (),
     distil_weight: float = 0.0,
     layerwise: Layerwise | None = None,
+    prefix: PrefixAt | None = None,
 ) -> Finished:
     """Tunes a model in place, window by window, with checkpoints in `folder`.
 
@@ -94,6 +97,7 @@ def run_windows(
         on_window: called in the first process when a window was closed.
         watched: texts whose loss is told to the steering, but never trained on.
         layerwise: a fresh tuner that treats layers unlike one another.
+        prefix: where what the frozen blocks give is kept, if it is to be.
 
     Raises:
         RecipeError: a checkpoint that does not belong to this run; an optimiser, tracker or
@@ -109,7 +113,7 @@ def run_windows(
         for line in check_fits(found[1], identity, allowed):
             tell(line)
         check_comparable(found[1], tuple(data), measured)
-    arguments = _arguments(train, folder)
+    arguments = training_arguments(train, folder)
     arguments.ddp_find_unused_parameters = layerwise is not None and layerwise.freezes
     model.to(arguments.device)
     with casting(model, train):
@@ -127,9 +131,16 @@ def run_windows(
             )
             return held_out, others if watched else None
 
+        cache = None
+        if prefix is not None:
+            cache = PrefixCache.settled(
+                model, prefix, autocast=autocast, flatten=flatten, tell=tell
+            )
         num_rows = train.window_steps * train.accumulate * train.batch_size * parallel.world()
         if found is None:
-            first = parallel.decided(steering.begin(*measure(0)))
+            with reading(cache, model):
+                losses = measure(0)
+            first = parallel.decided(steering.begin(*losses))
         else:
             steering.restore(found[1].steering)
             first = NextWindow(found[1].weights, unit=found[1].unit)
@@ -152,7 +163,7 @@ def run_windows(
             if found[1].step >= train.steps or found[1].stopped is not None:
                 _load_final(trainer, found[0])
                 return Finished(found[1].step, 0, found[1].stopped, found[1].step)
-        with quiet(), signals(interrupted, tell), enough_memory(train):
+        with quiet(), signals(interrupted, tell), enough_memory(train), reading(cache, model):
             trainer.train(resume_from_checkpoint=None if found is None else str(found[0]))
         return Finished(
             step=trainer.state.global_step,
@@ -208,68 +219,6 @@ def _trainer(
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     return trainer
-
-
-def check_arguments(train: TrainSection) -> None:
-    """Refuses what transformers does not know, before anything is read.
-
-    Raises:
-        RecipeError: an optimiser, a schedule or a tracker that is unknown or not installed.
-    """
-    from transformers.integrations import get_reporting_integration_callbacks
-
-    arguments = _arguments(train, Path())
-    try:
-        with quiet():
-            get_reporting_integration_callbacks(arguments.report_to)
-    except (ValueError, ImportError) as error:
-        raise RecipeError(f"train.report_to: {first_line(error)}") from error
-    try:
-        with quiet():
-            Trainer.get_optimizer_cls_and_kwargs(arguments)
-    except (ValueError, ImportError, RuntimeError) as error:
-        raise RecipeError(
-            f"train.optimizer {train.optimizer} cannot be used here: {first_line(error)}"
-        ) from error
-
-
-def _arguments(train: TrainSection, folder: Path) -> TrainingArguments:
-    """What transformers' Trainer is told."""
-    try:
-        with quiet():
-            return TrainingArguments(
-                output_dir=str(folder),
-                num_train_epochs=train.windows,
-                per_device_train_batch_size=train.batch_size,
-                gradient_accumulation_steps=train.accumulate,
-                learning_rate=train.learning_rate,
-                lr_scheduler_type=train.schedule,
-                warmup_steps=round(train.warmup * train.steps),
-                weight_decay=train.weight_decay,
-                max_grad_norm=train.max_grad_norm,
-                optim=train.optimizer,
-                adam_beta1=train.betas[0],
-                adam_beta2=train.betas[1],
-                bf16=train.dtype == "bfloat16",
-                activation_checkpointing=train.gradient_checkpointing,
-                activation_checkpointing_kwargs={"use_reentrant": False},
-                logging_steps=train.log_every,
-                logging_nan_inf_filter=False,
-                report_to=list(train.report_to) or "none",
-                save_strategy="no",
-                seed=train.seed,
-                data_seed=train.seed,
-                dataloader_num_workers=train.workers,
-                dataloader_pin_memory=torch.cuda.is_available(),
-                dataloader_persistent_workers=False,
-                remove_unused_columns=False,
-                disable_tqdm=True,
-                use_cpu=not torch.cuda.is_available(),
-                ddp_find_unused_parameters=False,
-                accelerator_config={"dispatch_batches": False, "split_batches": False},
-            )
-    except (ValueError, ImportError, RuntimeError) as error:
-        raise RecipeError(f"train: {first_line(error)}") from error
 
 
 def _measure(

@@ -28,6 +28,7 @@ from lamina.engine.collate import PackedRow, packed_row
 from lamina.engine.distil import starting_model
 from lamina.engine.layerwise.interface import Layerwise, LayerwiseSteps, save_state
 from lamina.engine.losses import LossHead
+from lamina.engine.prefix import end_at_prefix
 from lamina.engine.state import WRITING, MixtureState, rotate, seal
 
 
@@ -382,6 +383,7 @@ class _Windows(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         parallel.check_sharding(self._trainer.model_wrapped, parallel.sharding_asked())
+        end_at_prefix(self._trainer.model)  # Trainer has just hooked its embedding
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._trainer.refuse_non_finite()

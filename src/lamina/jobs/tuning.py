@@ -14,9 +14,10 @@ import torch
 
 from lamina.data.load import DomainData
 from lamina.engine import parallel
+from lamina.engine.arguments import check_arguments
 from lamina.engine.attention import check_no_leak
 from lamina.engine.recipe import TrainSection
-from lamina.engine.run import Finished, check_arguments, run_windows, start_losses
+from lamina.engine.run import Finished, run_windows, start_losses
 from lamina.engine.state import check_fits, newest_state
 from lamina.engine.trainer import Steering
 from lamina.engine.tunable import (
