@@ -1,10 +1,11 @@
-"""Puts the tiny family of models within reach, and every cache into a temporary folder."""
+"""Puts the tiny family of models and the kit of these tests within reach; caches go elsewhere."""
 
 import sys
 from pathlib import Path
 
 import pytest
 
+sys.path.append(str(Path(__file__).parent))
 sys.path.append(str(Path(__file__).parents[1] / "e2e"))
 
 
