@@ -218,7 +218,7 @@ def make_plan(
     """A tuning plan."""
     lowest = min((int(unit.split(".")[0]) for unit in chosen), default=0)
     part = len(chosen) / len(units)
-    made = {
+    made: dict[str, Any] = {
         "schema": "lamina.layer_plan/1",
         "granularity": "module",
         "coefficients": {unit: float(unit in chosen) for unit in units},
@@ -243,10 +243,8 @@ def make_plan(
         },
     }
     if ranks:
-        made["ranks"] = ranks
-    if full:
-        made["full"] = list(full)
-    return made
+        made |= {"ranks": ranks}
+    return made | ({"full": list(full)} if full else {})
 
 
 def add_plan(folder: Path, *, layerwise: str | None = None, method: str = "lora") -> Path:

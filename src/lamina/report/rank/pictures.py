@@ -57,7 +57,7 @@ def draw_map(shown: Map) -> Markup:
     left = 12.0 + 6.2 * max(len(grid.module_words(row)) for row in rows)
     height = 20.0 if len(rows) <= 12 else 14.0
     x = Scale(0.0, float(len(blocks)), left, WIDTH - RIGHT)
-    step = min(x(1.0) - x(0.0), 46.0)
+    step = min(x(1.0) - x(0.0), 60.0)
     x = Scale(0.0, float(len(blocks)), left, left + step * len(blocks))
     columns = {block: place for place, block in enumerate(blocks)}
     parts = [
@@ -164,6 +164,7 @@ def block_bars(found: Sequence[Group], title: str) -> Markup:
     y = Scale(marks[0], marks[-1], height, TOP)
     x = Scale(0.0, float(len(found)), left, width - RIGHT)
     step = min(x(1.0) - x(0.0), 46.0)
+    counted = step >= 8.0
     decimals = tick_decimals(marks)
     parts: list[Markup] = []
     for mark in marks:
@@ -179,12 +180,12 @@ def block_bars(found: Sequence[Group], title: str) -> Markup:
                          y=ends[0], height=max(0.6, ends[1] - ends[0]),
                          class_="low" if one.mean < 0 else "bar"))  # fmt: skip
         if place % every == 0:
-            parts.append(label(middle, height + 15, one.name, "middle"))
-        if step >= 10.0 and one.chosen:
-            parts.append(label(middle, height + 30, str(one.chosen), "middle", "who"))
-    parts.append(label(left - 6, height + 15, "block", "end"))
-    parts.append(label(left - 6, height + 30, "in top", "end"))
-    return picture(width, height + 38, title, parts, desc=_told(found))
+            parts.append(label(middle, height + 17, one.name, "middle"))
+        if counted and one.chosen:
+            parts.append(label(middle, height + 32, str(one.chosen), "middle", "who"))
+    parts.append(label(left - 6, height + 17, "block", "end"))
+    parts += [label(left - 6, height + 32, "in top", "end")] if counted else []
+    return picture(width, height + 40, title, parts, desc=_told(found))
 
 
 def chosen_words(one: Group) -> str:

@@ -24,22 +24,17 @@ class PlanPart:
     facts: list[facts.Fact]
 
 
-def plan_part(
-    plan: Plan, *, layerwise: str = "", lora: bool = True, done: bool = False
-) -> PlanPart:
-    """The plan in words, drawn, and priced; `done`: a tuning that was made by it."""
+def plan_part(plan: Plan, *, told: bool = False) -> PlanPart:
+    """The plan in words (unless they stand elsewhere), drawn, and priced."""
+    words = [
+        Part("Which modules", plan_words(plan, done=False)),
+        Part("What it saves", price_words(plan)),
+    ]
     return PlanPart(
-        reading=plan_reading(plan, layerwise=layerwise, lora=lora, done=done),
+        reading=[] if told else words,
         map=plan_map(plan),
         facts=[facts.Fact(*one) for one in price_facts(plan)],
     )
-
-
-def plan_reading(plan: Plan, *, layerwise: str, lora: bool, done: bool) -> list[Part]:
-    return [
-        Part("Which modules", plan_words(plan, layerwise, lora=lora, done=done)),
-        Part("What it saves", price_words(plan)),
-    ]
 
 
 def plan_map(plan: Plan) -> Figure | None:

@@ -58,7 +58,7 @@ def _time_words(lowest: int, blocks: int, what: str, *, hardly: bool | None = No
     )
 
 
-def plan_words(plan: Plan, layerwise: str, *, lora: bool = True, done: bool = True) -> str:
+def plan_words(plan: Plan, layerwise: str = "", *, lora: bool = True, done: bool = True) -> str:
     """Which modules, by which rule, where, and beside what; `done`: a tuning kept to it."""
     chosen, total = plan.chosen, len(plan.coefficients)
     how = (" tuned with LoRA" if lora else " tuned in full") if done else " to be tuned"

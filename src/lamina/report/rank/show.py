@@ -58,9 +58,10 @@ class Map:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         wide = max(1, (options.max_width - self.left) // 2)
+        wide -= wide % 2 if wide > 1 else 0
         for start in range(0, len(self.blocks), wide):
             band = self.blocks[start : start + wide]
-            yield from self._line("block", [f"{block % 100:<2}" for block in band])
+            yield from self._line("block", [_head(block) for block in band])
             for row in self.rows:
                 yield Segment(f"{grid.module_words(row):<{self.left}}")
                 for block in band:
@@ -90,6 +91,11 @@ class Map:
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         most = min(options.max_width, self.left + 2 * len(self.blocks))
         return Measurement(min(most, self.left + 2), most)
+
+
+def _head(block: int) -> str:
+    """Two characters; of long numbers every other, as it reaches over its neighbour's room."""
+    return f"{block:<2}" if block < 10 else f"{block % 1000:<4}" if block % 2 == 0 else ""
 
 
 def render_ranked(folder: Path) -> RenderableType:

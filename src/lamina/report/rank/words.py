@@ -9,7 +9,7 @@ from itertools import combinations
 from pathlib import PurePath
 
 from lamina.core.agreement import spearman
-from lamina.report.formats import count, listing, number, percent, runs, short, signed
+from lamina.report.formats import count, listing, number, percent, runs, signed
 from lamina.report.grid import module_words
 from lamina.report.rank import sums
 from lamina.report.rank.nouns import Ranked
@@ -277,12 +277,14 @@ def others_words(ranked: Ranked) -> str:
         if not place or shared is None:
             continue
         fixed = read.corrected[0][place] if read.corrected else None
-        more = f", {number(fixed, 2)} with chance taken out" if fixed is not None else ""
-        told.append(f"{percent(shared)} with {name}{more}")
+        more = f" (corrected {number(fixed, 2)})" if fixed is not None else ""
+        told.append(f"{percent(shared)}{more} with that of {name}")
     if not told:
         return ""
-    chance = f" Chance alone gives {percent(read.chance)}." if read.chance is not None else ""
-    return f"Its top {percent(ranked.share)} shares {listing(told)}.{chance}"
+    text = f"Its top {percent(ranked.share)} shares {listing(told)}."
+    if read.chance is None:
+        return text
+    return f"{text} Chance alone gives {percent(read.chance)}; corrected, that is 0."
 
 
 def cost_words(ranked: Ranked) -> str:
@@ -309,4 +311,4 @@ def gain_words(ranked: Ranked) -> str:
         return ""
     total = math.fsum(value for value in ranked.main.values.values() if value > 0.0)
     held = math.fsum(ranked.main.values[unit] for unit in ranked.top)
-    return f"{short(100.0 * held / total)} % of all gains" if total > 0.0 else ""
+    return f"{percent(held / total)} of all gains" if total > 0.0 else ""

@@ -15,7 +15,6 @@ from lamina.report.tables import Table
 from lamina.report.tune import dots, pictures, sums, tables, tables_detection, words
 from lamina.report.tune.nouns import Detection, DomainRows, Text, Tuned
 from lamina.report.tune.results import ledger_facts, result_facts
-from lamina.report.tune.words_plan import by_lora, layerwise_of
 from lamina.report.verdicts import Part
 
 AGAIN = "lamina tune recipe.yaml --out ../again"
@@ -105,15 +104,8 @@ def make(tuned: Tuned, *, title: str, anchor: str, link: str = "", cost: bool = 
         reference=tables.reference(tuned, tuned.reference) if tuned.reference else None,
         reference_words=_reference_words(tuned),
         detected=_detected(tuned, tuned.detection) if tuned.detection else None,
-        plan=_plan(tuned),
+        plan=plan_part(tuned.plan, told=True) if tuned.plan else None,
     )
-
-
-def _plan(tuned: Tuned) -> PlanPart | None:
-    if tuned.plan is None:
-        return None
-    way = layerwise_of(tuned)
-    return plan_part(tuned.plan, layerwise=way, lora=by_lora(tuned), done=True)
 
 
 def _band(tuned: Tuned) -> Figure | None:
