@@ -15,6 +15,8 @@ from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 import lamina
 from lamina.cli.again import wait_for_the_first
+from lamina.cli.planning import compare, plan
+from lamina.cli.ranked import rank
 from lamina.cli.tuning import detect, order, tune
 from lamina.core.errors import LaminaError, RecipeError
 
@@ -207,7 +209,7 @@ def evaluate(
         _tell(f"written: {out}")
 
 
-for verb in (tune, detect, order):
+for verb in (rank, tune, detect, order, plan, compare):
     app.command(verb)
 
 

@@ -176,7 +176,7 @@ def check_base(inputs: Mapping[str, str], fingerprint: str, *, what: str, model:
         raise LayerError(
             f"{what} on another model: {model} has the fingerprint {fingerprint[:24]}, and none of"
             f" those is it: {seen}. What matters in one model says little about another: rank this"
-            " one, or set check_base: false if you know better."
+            " one, or set plan.check_base: false in a recipe if you know better."
         )
 
 
