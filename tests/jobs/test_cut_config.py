@@ -1,4 +1,4 @@
-"""A config after its top blocks are gone: what each block has of its own, in the families' words."""
+"""A config after its top blocks are gone: what each block has of its own, in families' words."""
 
 from typing import Any
 
