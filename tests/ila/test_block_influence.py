@@ -1,4 +1,4 @@
-"""How much a block turns the hidden state, against the hidden states that the model itself gives."""
+"""How much a block turns the hidden state, against the hidden states that the model gives."""
 
 import sys
 from pathlib import Path

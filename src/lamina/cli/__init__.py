@@ -17,6 +17,7 @@ import lamina
 from lamina.cli.again import wait_for_the_first
 from lamina.cli.planning import compare, plan
 from lamina.cli.ranked import rank
+from lamina.cli.shifting import shift
 from lamina.cli.tuning import detect, order, tune
 from lamina.core.errors import LaminaError, RecipeError
 
@@ -209,7 +210,7 @@ def evaluate(
         _tell(f"written: {out}")
 
 
-for verb in (rank, tune, detect, order, plan, compare):
+for verb in (rank, tune, detect, order, plan, compare, shift):
     app.command(verb)
 
 

@@ -65,8 +65,7 @@ def tally(ranks: Sequence[np.ndarray]) -> Tally:
     The fraction is a ratio of two sums over prompts, so its error is that of a ratio.
     """
     by_prompt = np.array([np.bincount(classes_of(one), minlength=3) for one in ranks if len(one)])
-    if not len(by_prompt):
-        return Tally(0, dict.fromkeys(CLASSES, 0), None)
+    assert len(by_prompt), "no answer has a token"
     totals, sizes = by_prompt.sum(0), by_prompt.sum(1)
     errors = None
     if len(by_prompt) > 1:
