@@ -196,3 +196,19 @@ def test_cutting_needs_no_torch(model: Path, tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.e2e
+def test_the_verb_cuts_and_tells_a_mistake_in_one_line(model: Path, tmp_path: Path) -> None:
+    def lamina(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "lamina", "cut", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    done = lamina(model, "--keep", 2, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "2 of 3 blocks" in done.stdout
+    assert verify_folder(tmp_path / "out") == []
+    wrong = lamina(model, "--keep", 3, "--out", tmp_path / "other")
+    assert wrong.returncode == 2
+    assert wrong.stderr.splitlines()[-1].startswith("error: --keep is 3, but ")
+    assert not (tmp_path / "other").exists()

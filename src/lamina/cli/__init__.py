@@ -15,6 +15,7 @@ from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 
 import lamina
 from lamina.cli.again import wait_for_the_first
+from lamina.cli.cutting import cut
 from lamina.cli.planning import compare, plan
 from lamina.cli.ranked import rank
 from lamina.cli.shifting import shift
@@ -210,7 +211,7 @@ def evaluate(
         _tell(f"written: {out}")
 
 
-for verb in (rank, tune, detect, order, plan, compare, shift):
+for verb in (rank, tune, detect, order, plan, compare, shift, cut):
     app.command(verb)
 
 
