@@ -383,7 +383,7 @@ class _Windows(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         parallel.check_sharding(self._trainer.model_wrapped, parallel.sharding_asked())
-        end_at_prefix(self._trainer.model)  # Trainer has just hooked its embedding
+        end_at_prefix(self._trainer.model_wrapped)  # Trainer has just hooked its embedding
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._trainer.refuse_non_finite()
