@@ -132,6 +132,18 @@ def print_detected(out: Path, manifest: Mapping[str, Any]) -> None:
     console.print(f"page: {out / 'report.html'}", soft_wrap=True)
 
 
+def print_ranked(out: Path, manifest: Mapping[str, Any]) -> None:
+    """The ranking as the page draws it, and where it is."""
+    from lamina.report.show import render_show
+
+    console = _console()
+    console.print(render_show(out))
+    console.print(f"scores: {out / 'scores.json'}", soft_wrap=True)
+    if (out / "adapter").is_dir():
+        console.print(f"adapter: {out / 'adapter'}", soft_wrap=True)
+    console.print(f"page:   {out / 'report.html'}", soft_wrap=True)
+
+
 def print_metrics(metrics: Mapping[str, Any]) -> None:
     """Losses per model and text."""
     console = _console()

@@ -1,4 +1,4 @@
-"""A gate on every LoRA delta of a PEFT model: theta = theta_0 + gamma_i * c * B_i A_i (ILA, sec. 3).
+"""A gate on every LoRA delta of a PEFT model: theta_0 + gamma_i * c * B_i A_i (ILA, sec. 3).
 
 While `gating` holds, each adapted module adds its delta times its gate. PEFT is not changed: the
 modules' `forward` is set on the instances and taken away again. Base, A and B stay frozen; only the
@@ -177,7 +177,9 @@ def _refusal(module: Any, plain: type) -> str:
     if module.lora_variant or module.use_dora.get(ADAPTER, False):
         return "DoRA or another variant of LoRA: its delta is not c B A"
     if type(module) is not plain:
-        kind = f"{type(module).__module__.removeprefix('peft.tuners.lora.')}.{type(module).__name__}"
+        kind = (
+            f"{type(module).__module__.removeprefix('peft.tuners.lora.')}.{type(module).__name__}"
+        )
         return f"{kind}, a quantised, fused or non-linear layer: its kernel does not see a gate"
     if module.lora_B[ADAPTER].bias is not None:
         return "a bias on lora_B"

@@ -122,9 +122,7 @@ def draw(
     batches = []
     for first in range(0, wanted, num_rows):
         rows: list[Any] = [
-            packed_row(
-                domains[d].train.examples, domains[d].train.members[row], domain=d, row=row
-            )
+            packed_row(domains[d].train.examples, domains[d].train.members[row], domain=d, row=row)
             for d, row in order[first : first + num_rows]
         ]
         batch = collate(rows, pad_id=pad_id, flatten=flatten)

@@ -12,6 +12,7 @@ from lamina.engine.recipe import Count, Positive, TrainSection
 
 Way = Literal[
     "integrate",
+    "taylor",
     "learn",
     "sparse",
     "leave_one_out",
@@ -23,7 +24,7 @@ Way = Literal[
     "cosine",
 ]
 WAYS: tuple[str, ...] = get_args(Way)
-GATED = ("integrate", "learn", "sparse", "leave_one_out", "shapley")
+GATED = ("integrate", "taylor", "learn", "sparse", "leave_one_out", "shapley")
 """Ways that put gates on the deltas of a trained adapter."""
 OF_ADAPTER = (*GATED, "delta_norm", "lora_drop")
 """Ways that need an adapter; a model without one is tuned first."""
