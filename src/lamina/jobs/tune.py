@@ -127,7 +127,9 @@ def local_paths(recipe: TuneRecipe, home: Path) -> list[Path]:
     for domain in recipe.domains.values():
         texts += [source.path for source in (*domain.sources, *domain.heldout)]
     texts += [stage.detected for stage in recipe.mixture if stage.detected is not None]
-    texts += [text for text in (recipe.general, recipe.data.chat_template) if text is not None]
+    named = [recipe.general, recipe.data.chat_template]
+    named += [] if recipe.layerwise is None else [recipe.layerwise.scores]
+    texts += [text for text in named if text is not None]
     found = [_on_disk(text, home) for text in texts]
     return [path for path in found if path is not None]
 
@@ -157,6 +159,8 @@ def write_recipe(recipe: TuneRecipe, place: Place) -> None:
     template = values.get("data", {}).get("chat_template")
     if template:
         values["data"]["chat_template"] = moved(template)
+    if values.get("layerwise", {}).get("scores"):
+        values["layerwise"]["scores"] = moved(values["layerwise"]["scores"])
     write_atomic(place.out / "recipe.yaml", dump_yaml(values).encode())
 
 

@@ -15,6 +15,7 @@ from lamina.engine.load import Source, find_model, fingerprint, load_tokenizer, 
 from lamina.engine.recipe import TrainSection
 from lamina.engine.run import refuse_few_rows
 from lamina.engine.state import Identity, digest
+from lamina.jobs.plan import beside, scores_at
 from lamina.jobs.tune import Place
 from lamina.jobs.tuned import shares_file, watched_text
 from lamina.jobs.watch import Watcher
@@ -126,6 +127,9 @@ def _recipe_digest(recipe: TuneRecipe, watched: Mapping[str, Examples], home: Pa
         if stage.get("detected"):
             file = shares_file(stage["detected"], home)
             stage["detected"] = read_json(file) if file.is_file() else None
+    if values.get("layerwise", {}).get("scores"):
+        file = scores_at(beside(values["layerwise"]["scores"], home))
+        values["layerwise"]["scores"] = read_json(file) if file.is_file() else None
     values["watched"] = {name: examples.ids.tolist() for name, examples in watched.items()}
     for key in ("model", "domains", "general", "max_forgetting"):
         values.pop(key, None)

@@ -16,6 +16,7 @@ from lamina.data.load import DomainData
 from lamina.engine import parallel
 from lamina.engine.arguments import check_arguments
 from lamina.engine.attention import check_no_leak
+from lamina.engine.layerwise.interface import check_whole
 from lamina.engine.recipe import TrainSection
 from lamina.engine.run import Finished, run_windows, start_losses
 from lamina.engine.state import check_fits, newest_state
@@ -28,6 +29,7 @@ from lamina.engine.tunable import (
     whole_weights,
 )
 from lamina.jobs.claimed import BEGUN, LOG, take
+from lamina.jobs.layerwise import tuner
 from lamina.jobs.tune import INTERRUPTED, Place, write_json, write_lines, write_recipe
 from lamina.jobs.tune_end import finish
 from lamina.jobs.tune_run import Run, Tell, cost_of_looking, prepare
@@ -46,6 +48,7 @@ def tune(
 ) -> dict[str, Any]:
     """See `jobs.tune.run_tune`."""
     check_arguments(recipe.settled_train)
+    check_whole(recipe.layerwise)
     run = prepare(recipe, place, allowed, watch, tell)
     log = _Log(place.out / LOG)
     _open_folder(run, log)
@@ -167,6 +170,13 @@ def _train(
         watched={} if alone else run.watched,
         kept=() if alone or distil is None else _kept(run),
         distil_weight=0.0 if alone or distil is None else distil.weight,
+        layerwise=tuner(
+            run.recipe.layerwise,
+            model_folder=run.source.folder,
+            fingerprint=run.identity.model,
+            home=run.place.home,
+            seed=train.seed,
+        ),
     )
 
 
