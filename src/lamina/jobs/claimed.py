@@ -38,9 +38,7 @@ class Kind:
 
 TUNING = Kind(
     "tune",
-    frozenset(
-        f"{_COMMON} detect reference reference.json model domains.jsonl ledger.json".split()
-    )
+    frozenset(f"{_COMMON} detect reference reference.json model domains.jsonl ledger.json".split())
     | {"plan.json", "prefix"},
     BEGUN,
     ("checkpoints/*/mixture.json", "reference/*/checkpoints/*/mixture.json", "detect/*"),
@@ -71,7 +69,8 @@ def standing(
     foreign = _foreign(out, kind)
     if foreign:
         raise OutputError(
-            f"{out} is not empty and holds no {kind.name} run ({foreign}). Give another folder for --out."
+            f"{out} is not empty and holds no {kind.name} run ({foreign}). Give another folder for "
+            "--out."
         )
     finished = (out / MANIFEST).is_file()
     if overwrite or (not finished and (resume or not _dear(out, kind))):

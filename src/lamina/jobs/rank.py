@@ -109,8 +109,9 @@ def run_rank(
     place = Place(out.absolute(), home, resume)
     finished = None
     if parallel.is_main():
-        texts = [path for path in map(lambda t: on_disk(t, home), read_paths(recipe, home)) if path]
-        if Path(target).suffix in (".yaml", ".yml") and Path(target).absolute().parent != place.out:
+        found = (on_disk(text, home) for text in read_paths(recipe, home))
+        texts = [path for path in found if path is not None]
+        if home != place.out and Path(target).suffix in (".yaml", ".yml"):
             texts.append(Path(target))
         finished = standing(out, texts, resume=resume, overwrite=overwrite, kind=RANKING)
     finished = parallel.decided(finished)

@@ -68,7 +68,7 @@ def _cosine(run: Ranking, checkpoint: Checkpoint, known: Linears) -> Found:
     grams = measure(
         inputs, Sources(inputs), threads=min(8, os.cpu_count() or 1), progress=lambda _: None
     )
-    (name, table), *_ = grams.items()
+    (table,) = grams.values()
     prints = {"base": inputs.base.fingerprint, "instruct": inputs.reference.fingerprint}
     found: LayerScores = scores(table, inputs.layers, "module", model=expert, inputs=prints)
     values = {one: found.values[one] for one in known.by_id}
