@@ -105,11 +105,12 @@ def print_compared(compared: Compared) -> None:
         "shared, corrected for chance (0: chance, 1: the same)": found.corrected,
         f"Jaccard of the {top} (by chance {found.jaccard_chance:.3f})": found.jaccard,
     }.items():
-        console.print(_matrix(title, found.names, matrix))
+        console.print(Text(title, style="italic"))
+        console.print(_matrix(found.names, matrix))
 
 
-def _matrix(title: str, names: Sequence[str], rows: Sequence[Sequence[float]]) -> Table:
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 2))
+def _matrix(names: Sequence[str], rows: Sequence[Sequence[float]]) -> Table:
+    table = Table(box=None, padding=(0, 2))
     table.add_column("")
     for number, _ in enumerate(names, start=1):
         table.add_column(str(number), justify="right")
