@@ -1,6 +1,7 @@
 """`lamina shift` through the command line: a folder, an adapter, scores, and what is refused."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -163,6 +164,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "share above 1": ({"--share": 1.5}, r"--share 1\.5 is no share"),
     "no data": ({"--data": "nowhere.jsonl"}, r"nowhere\.jsonl"),
+    "empty data": ({"--data": lambda place, tmp_path: ""}, "--data"),
     "running text": ({"--data": "texts.jsonl"}, "none of 3 rows asks anything"),
     "no room": ({"--tokens": 127}, "leave no room for 127 tokens in the 128"),
     "scores of nothing": ({"--scores": "rows.jsonl"}, r"rows\.jsonl"),
@@ -178,7 +180,7 @@ def test_what_cannot_be_measured_is_refused_and_nothing_is_written(
     asked: dict[str, Any] = {"model": "aligned", "--base": "base", "--data": "rows.jsonl"}
     asked |= {key: v(place, tmp_path) if callable(v) else v for key, v in changes.items()}
     for key in ("model", "--base", "--data", "--scores"):
-        if isinstance(asked.get(key), str):
+        if isinstance(asked.get(key), str) and asked[key]:
             asked[key] = place / asked[key]
     model = asked.pop("model")
     flags = [part for key, value in asked.items() if value is not None for part in (key, value)]
@@ -186,8 +188,6 @@ def test_what_cannot_be_measured_is_refused_and_nothing_is_written(
     told = lamina("shift", model, *flags, "--out", out)
     assert told.code == 2, told.out
     assert told.err.startswith("error: ")
-    import re
-
     assert re.search(message, told.err, re.DOTALL), told.err
     assert not out.exists()
 

@@ -45,8 +45,8 @@ class Shapley:
     """Each player's worth, in the unit of v; high: important."""
 
     values: dict[str, float]
-    errors: dict[str, float] | None
-    """Standard errors, from the spread over antithetic pairs; None with one pair."""
+    errors: dict[str, float]
+    """Standard errors, from the spread over antithetic pairs; empty with one pair."""
     drops: dict[str, float]
     """v(N) - v(N - i), as a part of v(N) - v(nobody); 0 where there is nothing to lose."""
     cornerstones: tuple[str, ...]
@@ -91,14 +91,14 @@ def shapley(
             gains = [worth(removed) - worth(removed | {player}) for removed in both]
             pairs[number, sample] = sum(gains) / 2
             advance(1)
-    errors = pairs.std(axis=1, ddof=1) / samples**0.5 if samples > 1 else None
+    errors = (pairs.std(axis=1, ddof=1) / samples**0.5).tolist() if samples > 1 else []
     everyone = worth(frozenset())
     nobody = worth(frozenset(players)) if floor is None else floor
     stake = everyone - nobody
     drops = {p: (everyone - worth(frozenset([p]))) / stake if stake > 0 else 0.0 for p in players}
     return Shapley(
         values=dict(zip(players, pairs.mean(axis=1).tolist(), strict=True)),
-        errors=None if errors is None else dict(zip(players, errors.tolist(), strict=True)),
+        errors=dict(zip(players, errors, strict=False)),
         drops=drops,
         cornerstones=tuple(p for p in players if drops[p] >= CORNERSTONE),
         evaluations=len(known),

@@ -16,16 +16,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lamina.core.errors import CheckpointError, DataError, LayerError, RecipeError, did_you_mean
+from lamina.core.errors import CheckpointError, LayerError, RecipeError, did_you_mean
 from lamina.core.manifest import NAME as MANIFEST
 from lamina.core.manifest import Manifest, write_json_atomic
+from lamina.jobs.shift_prompts import Prompt, read_prompts
 from lamina.jobs.watch import Watcher
 
 if TYPE_CHECKING:
     from lamina.core.modules import Linears
     from lamina.core.scores import LayerScores
-    from lamina.data.formats import Record
-    from lamina.data.templates import Template
     from lamina.engine.load import Source
     from lamina.ila.responses import Answer
     from lamina.ila.token_shift import Tally
@@ -54,15 +53,6 @@ class Asked:
 
 
 @dataclass(frozen=True, slots=True)
-class Prompt:
-    """What the model is asked, as tokens."""
-
-    place: str
-    text: str
-    ids: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class ModuleSet:
     """Modules whose aligned weights the base computes with."""
 
@@ -85,6 +75,7 @@ def run_shift(
     _check(asked)
     from lamina.engine.load import fingerprint, load_tokenizer, quiet
     from lamina.jobs.tune import write_lines
+    from lamina.jobs.tune_run import limits
     from lamina.jobs.tuned import account
     from lamina.weights.place import check_output
 
@@ -99,9 +90,12 @@ def run_shift(
         tokenizer = load_tokenizer(aligned)
         if aligned.adapter is None:
             _same_tokens(tokenizer, load_tokenizer(base), asked)
-    prompts, warnings = read_prompts(asked, tokenizer, aligned.folder)
+    prompts, warnings = read_prompts(
+        asked.data, tokenizer, name=asked.model, count=asked.prompts, new_tokens=asked.tokens,
+        positions=limits(aligned.folder)[1], chat_template=asked.chat_template, seed=asked.seed,
+    )  # fmt: skip
     measured, said, ranks = _measure(asked, aligned, base, tokenizer, prompts, scores, watch)
-    told = {
+    told: dict[str, Any] = {
         "schema": SCHEMA,
         "model": asked.model,
         "base": asked.base or str(base.folder),
@@ -157,23 +151,18 @@ def find_pair(asked: Asked) -> tuple[Source, Source]:
         CheckpointError: a model that is not there or cannot be loaded.
     """
     from lamina.engine.load import Source, find_model
-    from lamina.weights.adapter import is_adapter
-    from lamina.weights.locate import locate
 
-    is_whole = "+" not in asked.model and not is_adapter(locate(asked.model))
-    if is_whole and asked.base is None:
+    aligned = find_model(asked.model, base=asked.base)
+    if aligned.adapter is not None:
+        return aligned, Source(str(aligned.folder), aligned.folder, None)
+    if asked.base is None:
         raise RecipeError(
             f"{asked.model} is a whole model: say with --base which model it was aligned from."
         )
-    if is_whole:
-        base = find_model(asked.base or "")
-        if base.adapter is not None:
-            raise RecipeError(f"--base {asked.base} is an adapter; give a whole model.")
-        return find_model(asked.model), base
-    aligned = find_model(asked.model, base=asked.base)
-    if aligned.adapter is None:
-        raise RecipeError(f"{asked.model} is no adapter on a base; give the model and --base.")
-    return aligned, Source(str(aligned.folder), aligned.folder, None)
+    base = find_model(asked.base)
+    if base.adapter is not None:
+        raise RecipeError(f"--base {asked.base} is an adapter; give a whole model.")
+    return aligned, base
 
 
 def _scores(asked: Asked, prints: Mapping[str, str]) -> LayerScores:
@@ -205,87 +194,6 @@ def _same_tokens(aligned: Any, base: Any, asked: Asked) -> None:
             f"{', '.join(repr(token) for token in odd[:5])}): a token's rank in the other model "
             "would mean nothing. Give the base that the model was aligned from."
         )
-
-
-# ---- prompts ------------------------------------------------------------------------------------
-
-
-def read_prompts(asked: Asked, tokenizer: Any, folder: Path) -> tuple[list[Prompt], list[str]]:
-    """Prompts drawn from the rows of `data`, in the order of the file, and what to warn of.
-
-    A prompt is what stands before the first answer. Equal ones count once.
-
-    Raises:
-        RecipeError: the tokenizer has no chat template, and none is named.
-        DataError: rows that cannot be read, or no prompt that the model has room for.
-    """
-    import numpy as np
-
-    from lamina.data.domains import read_records
-    from lamina.data.recipe import DomainSpec
-    from lamina.data.templates import BUILT_IN, choose_template
-    from lamina.jobs.tune_run import limits
-
-    template = choose_template(asked.chat_template, tokenizer, home=Path())
-    if template is None:
-        raise RecipeError(
-            f"the tokenizer of {asked.model} has no chat template, so there is no way to ask it. "
-            f"Give --chat-template: {', '.join(BUILT_IN)}, or a .jinja file."
-        )
-    records = read_records(DomainSpec.model_validate(asked.data), home=Path(), seed=asked.seed)
-    asking = {_before_answer(record): record for record in reversed(records)}
-    asking.pop((), None)
-    if not asking:
-        raise DataError(
-            f"{asked.data}: none of {len(records)} rows asks anything. Rows of conversations, or "
-            "of prompt and completion, are needed; running text has no prompt."
-        )
-    rows = list(asking.values())[::-1]
-    order = np.random.Generator(np.random.PCG64([asked.seed, 0x5F])).permutation(len(rows))
-    positions = limits(folder)[1]
-    room = None if positions is None else positions - asked.tokens
-    chosen: dict[int, Prompt] = {}
-    too_long = 0
-    for number in order.tolist():
-        prompt = _prompt(rows[number], template, tokenizer)
-        if room is not None and len(prompt.ids) > room:
-            too_long += 1
-        else:
-            chosen[number] = prompt
-        if len(chosen) == asked.prompts:
-            break
-    if not chosen:
-        raise DataError(
-            f"{asked.data}: all {too_long} prompts leave no room for {asked.tokens} tokens in the "
-            f"{positions} that {asked.model} reads. Give shorter prompts, or fewer --tokens."
-        )
-    warnings = []
-    if too_long:
-        warnings.append(f"{too_long} prompts left no room for an answer and were passed over")
-    if len(chosen) < asked.prompts:
-        warnings.append(f"{asked.data} has {len(chosen)} prompts that differ; all were used")
-    return [chosen[number] for number in sorted(chosen)], warnings
-
-
-def _before_answer(record: Record) -> tuple[Any, ...]:
-    """The turns up to the first answer; none where nobody asks."""
-    turns = record.turns or ()
-    first = next((n for n, turn in enumerate(turns) if turn.role == "assistant"), len(turns))
-    asked = any(turn.role == "user" and turn.content.strip() for turn in turns[:first])
-    return tuple(turns[:first]) if asked else ()
-
-
-def _prompt(record: Record, template: Template, tokenizer: Any) -> Prompt:
-    from lamina.data.formats import Unfit
-
-    try:
-        text, _ = template.render(_before_answer(record), prompt=True)
-    except Unfit as unfit:
-        raise DataError(
-            f"{record.place}: the chat template ({template.name}) refuses it: {unfit}. Give "
-            "another --chat-template, or rows that it takes."
-        ) from None
-    return Prompt(record.place, text, tuple(tokenizer(text, add_special_tokens=False)["input_ids"]))
 
 
 # ---- measuring ----------------------------------------------------------------------------------
@@ -331,7 +239,7 @@ def _measure(
     alone = found[sets[0].name]
     moved = most_shifted([one.ids for one in said], alone)
     weights = {one: module.weights for one, module in known.by_id.items()}
-    told = {
+    told: dict[str, Any] = {
         "tokens": sum(len(one.ids) for one in said),
         "sets": [
             {
