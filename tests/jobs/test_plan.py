@@ -176,6 +176,22 @@ def test_scores_of_another_architecture(model, tmp_path):
         settled(model, tmp_path, section(scores=str(path)))
 
 
+def test_modules_that_an_adapter_did_not_have_are_frozen_and_not_counted(model, tmp_path):
+    one = scores_of(model)
+    some = {unit: v for unit, v in one.values.items() if unit.endswith(("q_proj", "v_proj"))}
+    write_scores(tmp_path, one.model_copy(update={"values": some, "columns": {}}))
+    plan = settled(model, tmp_path, section(scores="scores.json", parameters={"share": 0.5}))
+    assert plan.chosen == ("1.self_attn.v_proj", "2.self_attn.q_proj", "2.self_attn.v_proj")
+    assert len(plan.coefficients) == 21
+    some = {unit: v for unit, v in one.values.items() if unit != "1.mlp.up_proj"}
+    prints = {**one.inputs, "adapter": "fa"}
+    few = one.model_copy(update={"values": some, "columns": {}, "inputs": prints})
+    write_scores(tmp_path, few)
+    plan = settled(model, tmp_path, PlanSection(scores="scores.json", rule="all"))
+    assert plan.coefficients["1.mlp.up_proj"] == 0.0
+    assert len(plan.chosen) == 20
+
+
 @pytest.mark.parametrize("wrong", [float("nan"), None, "high", float("inf")])
 def test_values_that_are_no_numbers(model, tmp_path, wrong):
     told = json.loads(scores_of(model).to_json())

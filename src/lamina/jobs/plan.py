@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lamina.core.errors import LayerError, RecipeError, did_you_mean
-from lamina.core.modules import Linears, check_units
+from lamina.core.modules import Linears, check_units, unit_of
 from lamina.core.plan import LayerPlan
 from lamina.core.rules import check_rule, choose
 from lamina.core.scores import LayerScores
@@ -66,9 +66,10 @@ def settle_plan(
         if section.scores is not None and section.check_base:
             what = f"the scores of {section.scores} were measured"
             check_base(scores.inputs, fingerprint, what=what, model=model_name)
-        plan = choose(
-            section.rule, scores, sizes=counted.trained, parameters=section.parameters
-        ).model_copy(update={"from_scores": section.scores or ""})
+        sizes = {one: counted.trained[one] for one in linears.by_id if one in scores.values}
+        plan = choose(section.rule, scores, sizes=sizes, parameters=section.parameters)
+        every = {one: plan.coefficients.get(one, 0.0) for one in linears.by_id}
+        plan = plan.model_copy(update={"coefficients": every, "from_scores": section.scores or ""})
     plan = plan.model_copy(
         update={
             "prefix": network_prefix(checkpoint),
@@ -146,22 +147,38 @@ def scores_for(
 def by_linear(
     scores: LayerScores, checkpoint: Checkpoint, linears: Linears, path: str
 ) -> LayerScores:
-    """The scores with a value for each linear module; those of a merge know norms too.
+    """The scores with a value for each linear module that was ranked.
+
+    Those of a merge know norms too, which are left out. A ranked adapter may have no delta on some
+    modules; these have no score, and no rule chooses them.
 
     Raises:
-        LayerError: scores of another architecture.
+        LayerError: scores of another architecture, or values missing.
     """
     if scores.granularity == "module":
         others = set(checkpoint.layers.units("module")) - linears.by_id.keys()
-        scores = scores.model_copy(
-            update={
-                "values": {u: v for u, v in scores.values.items() if u not in others},
-            }
-        )
+        kept = {unit: value for unit, value in scores.values.items() if unit not in others}
+        scores = scores.model_copy(update={"values": kept})
     try:
-        return linears.by_module(scores)
+        return _ranked(scores, linears).by_module(scores)
     except LayerError as exc:
         raise LayerError(f"{path}: {exc}") from exc
+
+
+def _ranked(scores: LayerScores, linears: Linears) -> Linears:
+    """The modules that a ranking is about.
+
+    All, without those an adapter did not have (the scores name one), and without whole types that
+    are in none of the blocks (`q_proj` and `v_proj` alone were tuned). What is missing besides is
+    damage, and stays missing.
+    """
+    grain = scores.granularity
+    missing = set(linears.units(grain)) - scores.values.keys()
+    if "adapter" not in scores.inputs:
+        types = {unit.partition(".")[2] for unit in scores.values}
+        missing = {unit for unit in missing if unit.partition(".")[2] not in types}
+    kept = {one.id: one for one in linears.by_id.values() if unit_of(one, grain) not in missing}
+    return Linears(linears.prefix, linears.num_blocks, kept or linears.by_id)
 
 
 def check_base(inputs: Mapping[str, str], fingerprint: str, *, what: str, model: str) -> None:

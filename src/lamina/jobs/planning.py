@@ -108,7 +108,13 @@ def _with_model(
     )
     assert section.scores is not None, "a plan of the command line has scores"
     mine = by_linear(scores, checkpoint, linears, section.scores)
-    return Planned(plan, mine, _offers(plan, mine, counted), ())
+    unranked = len(linears.by_id) - len(mine.values)
+    notes = (
+        (f"{unranked} of {len(linears.by_id)} modules have no score and stay frozen",)
+        if unranked
+        else ()
+    )
+    return Planned(plan, mine, _offers(plan, mine, counted), notes)
 
 
 def _without_model(
@@ -143,7 +149,7 @@ def _offers(plan: LayerPlan, scores: LayerScores, counted: Counted) -> tuple[Off
     """What a frozen prefix would cost, for a set of as many modules as the plan has."""
     if plan.rule not in BY_HIGH_SCORE:
         return ()
-    values = {one: scores.values[one] for one in counted.weights}
+    values = {one: scores.values[one] for one in counted.weights if one in scores.values}
     num = len(plan.chosen)
     return trade_off(values, counted, num / len(values)) if 0 < num < len(values) else ()
 
