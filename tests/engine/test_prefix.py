@@ -230,6 +230,21 @@ def test_the_blocks_below_are_not_run(adapted: Callable[..., Any], rows: list[Pa
     assert not any("forward" in vars(block) for block in blocks_of(model))
 
 
+def test_one_beginning_inside_another_leaves_that_in_place(
+    adapted: Callable[..., Any], rows: list[PackedRow]
+) -> None:
+    model = adapted().eval()
+    batch = collate(rows, pad_id=0, flatten=False)
+    hidden = hidden_before(model, batch)
+    own = run_from(model, batch, hidden[2], 2)
+    with beginning_at(model, hidden[2] + 1, 2):
+        moved = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"]).logits
+        assert run_from(model, batch, hidden[3], 3).equal(own)
+        again = model(input_ids=batch["input_ids"], position_ids=batch["position_ids"]).logits
+    assert again.equal(moved)
+    assert not moved.equal(own)
+
+
 # ---- from the disk
 
 
@@ -469,3 +484,23 @@ def test_blocks_that_read_a_lower_block_are_refused(
     low.mlp.register_forward_hook(lambda _, args, out: shared.__setitem__(0, out.mean()))
     high.mlp.register_forward_hook(lambda _, args, out: out + shared[0])
     refused(model, "read more than the hidden states from below")
+
+
+def test_a_folder_that_cannot_be_written_is_told(
+    adapted: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(OutputError, match="cannot be written"):
+        cache_of(adapted(), tmp_path / "out" / "prefix")
+
+
+def test_a_write_that_fails_is_told_and_leaves_nothing(
+    adapted: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(prefix_cache, "_fill", full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        cache_of(adapted(), tmp_path / "prefix")
+    assert not list(tmp_path.iterdir())

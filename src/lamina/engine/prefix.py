@@ -135,14 +135,17 @@ def standing_in(model: nn.Module, block: int) -> Iterator[StandIn]:
         yield stand_in
         return
     num_outputs = _num_outputs(model, blocks[0])
+    before = [vars(module).get("forward") for module in blocks]
     try:
         for module in blocks:
             last = module is blocks[-1]
             module.forward = _passing(module.forward, stand_in, last=last, num_outputs=num_outputs)
         yield stand_in
     finally:
-        for module in blocks:
+        for module, own in zip(blocks, before, strict=True):
             module.__dict__.pop("forward", None)
+            if own is not None:  # it stood on the module itself
+                module.forward = own
 
 
 def _passing(

@@ -53,6 +53,10 @@ _NOTHING_BELOW = (
     "that is block 0, or the input embedding: nothing is frozen below it. Leave cache_prefix out, "
     "or choose a plan that begins higher (rule: prefix_friendly)."
 )
+_UNWRITABLE = (
+    "the outputs of the frozen blocks cannot be written to {part}: {why}. Leave "
+    "plan.cache_prefix out, or choose another --out."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,46 +228,49 @@ def _building(
         f"{account['tokens']:,} tokens: {size / 2**20:,.1f} MB in {folder}"
     )
     try:
-        if parallel.is_main():
-            _prepare(folder, part, size)
-        parallel.barrier()
-        if not (part / STATES).is_file():
+        problem = _prepared(folder, part, size) if parallel.is_main() else ""
+        if problem := parallel.decided(problem):
+            raise OutputError(problem)
+        if parallel.any_of(not (part / STATES).is_file()):
             raise OutputError(
-                f"{part} was made by the first process and is not seen by this one. "
+                f"{part} was made by the first process and is not seen by every other one. "
                 "plan.cache_prefix needs a folder for --out that all processes share."
             )
-        yield part / STATES
-        parallel.barrier()
+        try:
+            yield part / STATES
+        except OSError as error:
+            problem = _UNWRITABLE.format(part=part, why=error.strerror or error)
+        if problem := next(filter(None, parallel.gathered(problem)), ""):
+            raise OutputError(problem)
         if parallel.is_main():
             with (part / STATES).open("rb") as file:
                 os.fsync(file.fileno())
             write_json_atomic(part / ACCOUNT, account)
             part.rename(folder)
         parallel.barrier()
-    except OSError as error:
-        raise OutputError(
-            f"the cache of the frozen prefix cannot be written to {part}: "
-            f"{error.strerror or error}. Leave plan.cache_prefix out, or choose another --out."
-        ) from error
     finally:
         if parallel.is_main():
             shutil.rmtree(part, ignore_errors=True)
 
 
-def _prepare(folder: Path, part: Path, size: int) -> None:
-    """An empty file of the right size, once the disk is known to have the room."""
-    shutil.rmtree(folder, ignore_errors=True)
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    free = shutil.disk_usage(part).free
-    if size + _ROOM > free:
-        raise OutputError(
-            f"the outputs of the frozen blocks need {size / 2**20:,.0f} MB in {folder}, and "
-            f"{free / 2**20:,.0f} MB are free there. Leave plan.cache_prefix out, or choose an "
-            "--out on a larger disk."
-        )
-    with (part / STATES).open("wb") as file:
-        file.truncate(size)
+def _prepared(folder: Path, part: Path, size: int) -> str:
+    """Makes an empty file of the right size, if the disk has the room; else why there is none."""
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        free = shutil.disk_usage(part).free
+        if size + _ROOM > free:
+            return (
+                f"the outputs of the frozen blocks need {size / 2**20:,.0f} MB in {folder}, and "
+                f"{free / 2**20:,.0f} MB are free there. Leave plan.cache_prefix out, or choose an "
+                "--out on a larger disk."
+            )
+        with (part / STATES).open("wb") as file:
+            file.truncate(size)
+    except OSError as error:
+        return _UNWRITABLE.format(part=part, why=error.strerror or error)
+    return ""
 
 
 def _mapped(path: Path, tokens: int, like: torch.Tensor) -> torch.Tensor:

@@ -132,7 +132,8 @@ def run_windows(
             return held_out, others if watched else None
 
         cache = None
-        if prefix is not None:
+        over = found is not None and (found[1].step >= train.steps or found[1].stopped is not None)
+        if prefix is not None and not over:
             cache = PrefixCache.settled(
                 model, prefix, autocast=autocast, flatten=flatten, tell=tell
             )
@@ -160,7 +161,7 @@ def run_windows(
             if layerwise is not None:
                 load_state(layerwise, found[0])
             advance(found[1].step)
-            if found[1].step >= train.steps or found[1].stopped is not None:
+            if over:
                 _load_final(trainer, found[0])
                 return Finished(found[1].step, 0, found[1].stopped, found[1].step)
         with quiet(), signals(interrupted, tell), enough_memory(train), reading(cache, model):

@@ -1,0 +1,25 @@
+"""OUT/prefix: what the frozen blocks of a run give, kept while it trains (`plan.cache_prefix`)."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from lamina.engine.prefix_cache import PrefixAt
+from lamina.jobs.tune_run import Run
+
+NAME = "prefix"
+
+
+def prefix_of(run: Run) -> PrefixAt | None:
+    """Where a run keeps it, for all that it reads; None where the recipe does not ask for it."""
+    plan = run.recipe.plan
+    if plan is None or not plan.cache_prefix:
+        return None
+    read = [part for one in run.data.values() for part in (one.train.examples, one.heldout)]
+    return PrefixAt(run.out / NAME, run.identity.model, (*read, *run.watched.values()))
+
+
+def forget_prefix(out: Path) -> None:
+    """Deletes it: the run has trained, and the model does not need it."""
+    shutil.rmtree(out / NAME, ignore_errors=True)
