@@ -16,6 +16,7 @@ from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 import lamina
 from lamina.cli.again import wait_for_the_first
 from lamina.cli.cutting import cut
+from lamina.cli.exporting import export
 from lamina.cli.planning import compare, plan
 from lamina.cli.ranked import rank
 from lamina.cli.shifting import shift
@@ -211,7 +212,7 @@ def evaluate(
         _tell(f"written: {out}")
 
 
-for verb in (rank, tune, detect, order, plan, compare, shift, cut):
+for verb in (rank, tune, detect, order, plan, compare, shift, cut, export):
     app.command(verb)
 
 
