@@ -66,6 +66,12 @@ def make_tuned() -> ModuleType:
     return _module("make_tuned")
 
 
+@pytest.fixture(scope="session")
+def make_rank() -> ModuleType:
+    """`make_rank.py` as a module."""
+    return _module("make_rank")
+
+
 def _module(name: str) -> ModuleType:
     path = Path(__file__).with_name(f"{name}.py")
     spec = importlib.util.spec_from_file_location(name, path)
@@ -86,4 +92,14 @@ def runs(make: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dict[str
 def tuned(make_tuned: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """One folder of each kind of tuning and detection, by name; read, never written to."""
     made = make_tuned.make_all_tuned(tmp_path_factory.mktemp("tuned"))
+    return {path.name: path for path in made}
+
+
+@pytest.fixture(scope="session")
+def ranked(
+    make_rank: ModuleType, make_tuned: ModuleType, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """One folder of each kind of ranking, by name; read, never written to."""
+    data = make_tuned.make_data(("law", "code"))
+    made = make_rank.make_all_ranked(tmp_path_factory.mktemp("ranked"), data)
     return {path.name: path for path in made}

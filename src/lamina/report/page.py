@@ -5,6 +5,7 @@ The same files give the same bytes: nothing here asks for the time, the machine 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from urllib.parse import quote
 
@@ -18,7 +19,7 @@ from lamina.report.nouns import Expert, Metrics, Run
 from lamina.report.rank import section as rank_section
 from lamina.report.rank import words as rank_words
 from lamina.report.rank.read import is_rank, read_ranked
-from lamina.report.read import read_metrics, read_run, runs_below
+from lamina.report.read import NO_PAGE, read_metrics, read_run, runs_below
 from lamina.report.tune import paint
 from lamina.report.tune import section as tune_section
 from lamina.report.tune import words as tune_words
@@ -131,7 +132,7 @@ def write_demo_page(folder: Path, sections: Mapping[str, str | Path] | None = No
         sections = {
             path.name.replace("_", " "): path.resolve()
             for path in runs_below(folder)
-            if said_kind(path) != "order"
+            if said_kind(path) not in NO_PAGE
         }
     if not sections:
         raise DataError(
@@ -168,8 +169,7 @@ def write_demo_page(folder: Path, sections: Mapping[str, str | Path] | None = No
     losses = _losses(metrics, merges) if metrics else {}
     runs = [(section.title, section.run) for section in merged]
     told = [words.overview(runs)] if runs else []
-    told += tune_words.in_short([(one.title, one.tuned) for one in tuned])
-    told += [verdicts.Part(one.title, rank_words.in_short(one.ranked)) for one in ranked]
+    told += [part for one in made for part in _in_short(one)]
     losses["parts"] = [*told, *(verdicts.measured_reading(metrics, merges) if metrics else [])]
     losses["warnings"] = [*(words.warnings_of(runs) if runs else []), *warnings]
     html = _render(
@@ -181,6 +181,15 @@ def write_demo_page(folder: Path, sections: Mapping[str, str | Path] | None = No
         **losses,
     )
     return _write(folder, html)
+
+
+def _in_short(section: AnySection) -> list[verdicts.Part]:
+    """What the top of a page of many says of a tuning or a ranking; merges are told together."""
+    if isinstance(section, rank_section.Section):
+        return [verdicts.Part(section.title, rank_words.in_short(section.ranked))]
+    if isinstance(section, tune_section.Section):
+        return tune_words.in_short([(section.title, section.tuned)])
+    return []
 
 
 def _demo_title(
@@ -215,14 +224,6 @@ def _render(
     demo: bool,
     **given: object,
 ) -> str:
-    environment = Environment(
-        loader=FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
     styles = ["style.css", *(["tuned.css", "ranked.css"] if given.get("fills") else [])]
     values: dict[str, object] = {
         "warnings": [],
@@ -241,7 +242,20 @@ def _render(
         "forget": None,
         "controls": None,
     }
-    return environment.get_template("template.html.j2").render(values | given)
+    return _environment().get_template("template.html.j2").render(values | given)
+
+
+@cache
+def _environment() -> Environment:
+    """The templates, compiled once."""
+    return Environment(
+        loader=FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
 
 
 def _losses(metrics: Metrics, merges: Sequence[str]) -> dict[str, object]:

@@ -19,6 +19,9 @@ from lamina.report.place import Place
 UNFINISHED = ".lamina-part"
 """How a folder's name ends while the run is still writing, which is when the page is made."""
 
+NO_PAGE = ("order", "shift")
+"""Kinds of runs that a terminal alone shows."""
+
 
 def _load(path: Path) -> Place:
     return Place(read_json(path) if path.is_file() else None, path)
@@ -168,7 +171,7 @@ def read_run(folder: Path, manifest: Mapping[str, object] | None = None) -> Run:
     if facts.value is None and scores.value is None:
         raise DataError(
             f"{folder}: there is neither manifest.json nor scores.json here. "
-            "Name a folder that `lamina merge`, `forget`, `tune` or `detect` wrote."
+            "Name a folder that `lamina merge`, `forget`, `tune`, `detect` or `rank` wrote."
         )
     recipe_file = folder / "recipe.yaml"
     text = recipe_file.read_text("utf-8", errors="replace") if recipe_file.is_file() else ""

@@ -16,7 +16,7 @@ from lamina.report import facts, formats, grid, tables, verdicts, words
 from lamina.report.nouns import Expert, Metrics
 from lamina.report.rank import words as rank_words
 from lamina.report.rank.read import is_rank, read_ranked
-from lamina.report.read import read_metrics, read_run, runs_below
+from lamina.report.read import NO_PAGE, read_metrics, read_run, runs_below
 from lamina.report.terminal import Bar, Line, draw_table, fact_table, new_table, reading
 from lamina.report.tune import words as tune_words
 from lamina.report.tune.read import kind_of, read_tuned, said_kind
@@ -36,6 +36,10 @@ def render_show(path: Path) -> RenderableType:
         from lamina.report.tune.show import render_order
 
         return render_order(path)
+    if said_kind(path) == "shift":
+        from lamina.report.rank.show_shift import render_shift
+
+        return render_shift(path)
     if is_rank(path):
         from lamina.report.rank.show import render_ranked
 
@@ -92,7 +96,7 @@ def _told(folder: Path, metrics: Metrics) -> tuple[list[verdicts.Part], list[str
     merged = [
         path
         for path in runs_below(folder)
-        if path not in ranked and kind_of(path) is None and said_kind(path) != "order"
+        if path not in ranked and kind_of(path) is None and said_kind(path) not in NO_PAGE
     ]
     runs = [(path.name.replace("_", " "), read_run(path)) for path in merged]
     merges = verdicts.merges_of(metrics, {name for _, run in runs for name in run.inputs})

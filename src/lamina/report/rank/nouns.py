@@ -48,6 +48,8 @@ class Agreement:
     completeness_sum: float | None
     completeness_difference: float | None
     cost: Mapping[str, float]
+    passes: Mapping[str, float]
+    """Forward and backward batches of each way, over all seeds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +63,7 @@ class Ranked:
     top: tuple[str, ...]
     """The units with the highest values, the highest first."""
     beside: Mapping[str, Ranking]
-    """Other rankings of the same units, by their way."""
+    """Other rankings, by their way; some rank whole blocks or sub-layers."""
     agreement: Agreement | None
     plan: Plan | None
     data: Data | None

@@ -262,3 +262,29 @@ def scatter(shown: Scatter) -> Markup:
             transform=f"rotate(-90 12 {middle:.0f})")
     )  # fmt: skip
     return picture(width, height, shown.title, [tag("g", *parts, class_="d0")])
+
+
+def steps(losses: Sequence[float], last: float | None, stable: float | None) -> Markup:
+    """A loss at even looks up to the step `last`, and where it was found stable."""
+    width, height, left, top = 440.0, 170.0, 52.0, 10.0
+    marks = ticks(min(losses), max(losses), 4)
+    end = last if last is not None and last > 0 else float(len(losses) - 1)
+    x = Scale(0.0, end, left, width - 14.0)
+    y = Scale(marks[0], marks[-1], height - 40.0, top)
+    decimals = tick_decimals(marks)
+    parts: list[Markup] = []
+    for mark in marks:
+        parts.append(tag("line", x1=left, x2=width - 14, y1=y(mark), y2=y(mark), class_="grid"))
+        parts.append(label(left - 6, y(mark) + 3.5, _mark(mark, decimals), "end"))
+    at = [(x(end * place / (len(losses) - 1)), y(loss)) for place, loss in enumerate(losses)]
+    points = " ".join(f"{one[0]:.1f},{one[1]:.1f}" for one in at)
+    parts.append(tag("polyline", points=points, class_="trace"))
+    if stable is not None and 0.0 <= stable <= end:
+        parts.append(tag("line", x1=x(stable), x2=x(stable), y1=top, y2=height - 40,
+                         class_="border"))  # fmt: skip
+    parts += [label(x(0.0), height - 25, "0", "middle"),
+              label(x(end), height - 25, formats.count(end), "middle")]  # fmt: skip
+    what = "optimiser steps" if last else "looks"
+    parts.append(axis_label((left + width - 14) / 2, height - 8, what))
+    title = f"Loss of the probe rows: first {losses[0]:.3f}, last {losses[-1]:.3f}"
+    return picture(width, height, title, [tag("g", *parts, class_="d0")])

@@ -5,14 +5,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from lamina.report.formats import natural
+from lamina.report.formats import natural, plain
 from lamina.report.rank.nouns import Agreement, Matrix, Ranked, Ranking
 from lamina.report.rank.read_plan import read_plan
-from lamina.report.soft import Soft, soft_json
+from lamina.report.soft import Soft, json_line, soft_json
 from lamina.report.tune.read import read_data, read_facts, run_of, said_kind
 
 SHARE = 0.3
 """The top set that is marked where no file says another."""
+BEGUN = "ranking begun"
+"""The event of the first line of its log."""
 MOST_UNITS = 20_000
 _MOST_BESIDE = 12
 
@@ -22,10 +24,19 @@ def is_rank(folder: Path, manifest: Mapping[str, object] | None = None) -> bool:
     said = str(manifest.get("kind") or "") if manifest is not None else said_kind(folder)
     if said:
         return said == "rank"
-    if (folder / "agreement.json").is_file():
+    if (folder / "agreement.json").is_file() or _begun(folder / "log.jsonl"):
         return True
     value = soft_json(folder / "scores.json", []).value
     return isinstance(value, dict) and isinstance(value.get("values"), dict)
+
+
+def _begun(log: Path) -> bool:
+    """Whether a log begins as that of a ranking does."""
+    if not log.is_file():
+        return False
+    with log.open("rb") as file:
+        line = json_line(file.readline(10_000).decode("utf-8", errors="replace"))
+    return isinstance(line, dict) and line.get("event") == BEGUN
 
 
 def read_ranked(folder: Path, manifest: Mapping[str, object] | None = None) -> Ranked:
@@ -50,7 +61,7 @@ def read_ranked(folder: Path, manifest: Mapping[str, object] | None = None) -> R
         share=share,
         main=main,
         top=_top(main, results.get("top").texts(), share),
-        beside=_beside(folder / "scores", main, problems),
+        beside=_beside(folder / "scores", problems),
         agreement=agreement,
         plan=read_plan(folder, problems),
         data=read_data(soft_json(folder / "data.json", problems)),
@@ -97,12 +108,6 @@ def count_of(share: float, total: int) -> int:
     return min(total, max(1, math.ceil(share * total - 1e-9)))
 
 
-def in_model_order(units: Mapping[str, float]) -> list[str]:
-    """By block, then as the file has them."""
-    order = {unit: place for place, unit in enumerate(units)}
-    return sorted(units, key=lambda unit: (natural(unit.split(".")[0]), order[unit]))
-
-
 def _top(main: Ranking | None, given: tuple[str, ...], share: float) -> tuple[str, ...]:
     """The set that the run says, where it fits its scores; else the highest values."""
     if main is None:
@@ -113,21 +118,14 @@ def _top(main: Ranking | None, given: tuple[str, ...], share: float) -> tuple[st
     return tuple(ordered[: count_of(share, len(ordered))])
 
 
-def _beside(folder: Path, main: Ranking | None, problems: list[str]) -> dict[str, Ranking]:
-    """Rankings measured beside; those of other units are told and left out."""
+def _beside(folder: Path, problems: list[str]) -> dict[str, Ranking]:
+    """Rankings measured beside, of the same units or of larger ones."""
     found: dict[str, Ranking] = {}
     paths = sorted(folder.glob("*.json"), key=lambda path: natural(path.name))
     for path in paths[:_MOST_BESIDE]:
         read = read_ranking(soft_json(path, problems, name=f"scores/{path.name}"))
-        if read is None or main is None:
-            continue
-        if read.values.keys() != main.values.keys():
-            problems.append(
-                f"scores/{path.name} ranks {len(read.values)} units, but not the same as "
-                f"scores.json: it is not drawn."
-            )
-            continue
-        found[Soft(path.stem, path.name).text()] = read
+        if read is not None:
+            found[plain(path.stem)] = read
     if len(paths) > _MOST_BESIDE:
         problems.append(f"{len(paths) - _MOST_BESIDE} more files in scores/ are not drawn.")
     return found
@@ -155,8 +153,15 @@ def _agreement(place: Soft) -> Agreement | None:
         completeness_error=whole.get("relative_error").number(),
         completeness_sum=whole.get("sum").number(),
         completeness_difference=whole.get("difference").number(),
-        cost=MappingProxyType(place.get("cost").numbers()),
+        cost=MappingProxyType(_scalars(place.get("cost"))),
+        passes=MappingProxyType(place.get("cost").get("passes").numbers()),
     )
+
+
+def _scalars(place: Soft) -> dict[str, float]:
+    """Its numbers, without what stands in it as a table of its own."""
+    read = {key: one.number() for key, one in place.items() if key != "passes"}
+    return {key: value for key, value in read.items() if value is not None}
 
 
 def _matrix(place: Soft, size: int) -> Matrix:

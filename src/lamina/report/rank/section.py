@@ -48,6 +48,7 @@ class Section:
     prefixes: Table | None
     costs: Table | None
     values: Table | None
+    stage_one: Figure | None
     plan: PlanPart | None
     data: Table | None
     sources: Table | None
@@ -80,6 +81,7 @@ def make(ranked: Ranked, *, title: str, anchor: str, link: str = "", cost: bool 
         prefixes=tables.prefixes(ranked),
         costs=tables.costs(ranked),
         values=tables.values(ranked),
+        stage_one=_stage_one(ranked),
         plan=plan_part(ranked.plan) if ranked.plan else None,
         data=tune_tables.data(tuned, ranked.data) if ranked.data else None,
         sources=tune_tables.sources(ranked.data) if ranked.data else None,
@@ -170,6 +172,17 @@ def _scatter(ranked: Ranked) -> Figure | None:
     return Figure("Against leaving out each", note, pictures.scatter(shown))
 
 
+def _stage_one(ranked: Ranked) -> Figure | None:
+    """The loss of the probe rows on the way to the adapter."""
+    losses = words.stage_one_losses(ranked)
+    if len(losses) < 2:
+        return None
+    steps = ranked.agreement.cost if ranked.agreement else {}
+    drawing = pictures.steps(losses, steps.get("stage_one_steps"), steps.get("stable_at"))
+    note = "loss of fixed probe rows, nats a token; dashed: stable from here"
+    return Figure("Stage 1", note, drawing)
+
+
 def _others(ranked: Ranked) -> tuple[Figure, ...]:
     """Small maps of the rankings measured beside, this ranking's top set outlined."""
     main = ranked.main
@@ -178,14 +191,17 @@ def _others(ranked: Ranked) -> tuple[Figure, ...]:
     room, found = _MOST_CELLS, []
     for name, one in ranked.beside.items():
         room -= len(one.values)
-        drawing = Markup("")
+        drawing, note = Markup(""), ""
         if room >= 0:
             shades = shades_of(one.values.values())
             told = {unit: f"{unit}: {shades.text(value)}" for unit, value in one.values.items()}
-            shown = pictures.Map(name, one.values, frozenset(ranked.top), words=told)
-            drawing = pictures.draw_map(shown)
+            outlined = frozenset(ranked.top) & one.values.keys()
+            drawing = pictures.draw_map(pictures.Map(name, one.values, outlined, words=told))
+            note = one.unit or ""
+            if outlined:
+                note += f"{'; ' if note else ''}outlined: the top set of {ranked.way}"
         if drawing:
-            found.append(Figure(name, f"outlined: the top set of {ranked.way}", drawing))
+            found.append(Figure(name, note, drawing))
     return tuple(found)
 
 

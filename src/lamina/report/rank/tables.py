@@ -115,16 +115,22 @@ def costs(ranked: Ranked) -> Table | None:
     """What the ranking and its stage 1 took."""
     cost = dict(ranked.agreement.cost) if ranked.agreement else {}
     names = {
-        "batches": "forward and backward batches of the ranking",
+        "batches": "forward/backward batches",
         "tokens": "trained tokens in them",
-        "stage_one_steps": "optimiser steps of stage 1",
-        "stable_at": "step at which stage 1 was stable",
+        "stage_one_steps": "stage 1: optimiser steps",
+        "stable_at": "stage 1 stable at step",
     }
     rows = [Row(names[key], (Cell(count(cost[key])),)) for key in names if key in cost]
     rows += [
         Row(key.replace("_", " "), (Cell(count(value) if value >= 1000 else number(value)),))
         for key, value in cost.items()
         if key not in names
+    ]
+    passes = ranked.agreement.passes if ranked.agreement else {}
+    rows += [
+        Row(f"beside: {way}, batches", (Cell(count(many)),))
+        for way, many in passes.items()
+        if way != ranked.way
     ]
     return Table("What the ranking cost", ("",), tuple(rows)) if rows else None
 

@@ -20,6 +20,8 @@ from lamina.report.verdicts import Part
 WAYS = {
     "integrate": "each gets its part of what the whole adapter gains: the gradient of its gate, "
     "integrated from no adapter to the whole one",
+    "taylor": "how much the loss would rise without its update, estimated from the slope and the "
+    "curvature of its gate near one",
     "learn": "a gate on each frozen update is learnt by gradient descent; what stays open matters",
     "sparse": "gates on the frozen updates are learnt at a price for each that is open",
     "leave_one_out": "how much the loss rises when its update is left out",
@@ -30,8 +32,10 @@ WAYS = {
     "lora_drop": "the size of what its update adds to its outputs on the rows",
     "cosine": "the cosine of its update with the instruction update",
 }
-ADDED = ("integrate", "leave_one_out", "shapley")
+ADDED = ("integrate", "taylor", "leave_one_out", "shapley")
 """Ways whose values are losses, so that their sums mean something."""
+WITHOUT_ROWS = ("delta_norm", "snr", "cosine")
+"""Ways that draw no rows: every seed gives the same."""
 STABLE, AGREES, OFF = 0.95, 0.9, 0.05
 """Seeds and leave-one-out should agree so far (Spearman), and a whole be off by no more."""
 _NOUNS = {"block": "block", "sublayer": "sub-layer", "module": "module"}
@@ -58,11 +62,17 @@ def model_of(ranked: Ranked) -> str:
 
 def between_seeds(ranked: Ranked) -> float | None:
     """The lowest Spearman correlation of two seeds."""
+    if _one_only(ranked):
+        return None
     if ranked.agreement is not None and ranked.agreement.lowest_between_seeds is not None:
         return ranked.agreement.lowest_between_seeds
     seeds = ranked.main.seeds if ranked.main else ()
     found = [spearman(a, b) for a, b in combinations(seeds, 2) if a and a.keys() == b.keys()]
     return min(found, default=None)
+
+
+def _one_only(ranked: Ranked) -> bool:
+    return ranked.main is not None and len(ranked.main.values) < 2
 
 
 def removed_of(ranked: Ranked) -> tuple[dict[str, float], float | None]:
@@ -90,57 +100,70 @@ def warnings_of(ranked: Ranked) -> list[str]:
     if len(ranked.problems) > 12:
         told.append(f"{len(ranked.problems) - 12} more parts of the files cannot be read.")
     if ranked.main is not None:
-        told += [*_unsure(ranked), *_unfit(ranked)]
+        said = " ".join(ranked.run.warnings)
+        told += [own for word, own in [*_unsure(ranked), *_unfit(ranked)] if word not in said]
     return list(dict.fromkeys(sentence(one) for one in told))
 
 
-def _unsure(ranked: Ranked) -> list[str]:
-    """Seeds that disagree, and the missing or failed check against leaving out."""
+def _unsure(ranked: Ranked) -> list[tuple[str, str]]:
+    """Seeds that disagree, and the missing or failed check against leaving out.
+
+    Each with a word that the run's own warning of the same would have.
+    """
     told = []
     lowest, removed = between_seeds(ranked), removed_of(ranked)[1]
-    if lowest is None:
-        told.append("One seed only: how far the ranking depends on the rows drawn is not known.")
-    elif lowest < STABLE:
-        told.append(
+    if _one_only(ranked):
+        return []
+    if lowest is None and ranked.way not in WITHOUT_ROWS:
+        text = "One seed only: how far the ranking depends on the rows drawn is not known."
+        told.append(("one seed", text))
+    elif lowest is not None and lowest < STABLE:
+        text = (
             f"The seeds disagree: their rankings correlate by {number(lowest, 2)} only, below "
             f"{STABLE}. More batches or more seeds make the ranking surer."
         )
+        told.append(("seeds", text))
     if ranked.way == "leave_one_out":
         return told
     if removed is None:
-        told.append(
+        text = (
             "No leave-one-out check: nothing here shows that what ranks high is missed when it "
             "is left out. `beside: [leave_one_out]` measures it."
         )
+        told.append(("leave-one-out", text))
     elif removed < AGREES:
-        told.append(
+        text = (
             f"The ranking and leave-one-out correlate by {number(removed, 2)} only, below {AGREES}."
         )
+        told.append(("leave-one-out", text))
     return told
 
 
-def _unfit(ranked: Ranked) -> list[str]:
+def _unfit(ranked: Ranked) -> list[tuple[str, str]]:
     """An integral that does not add up, an adapter that gains nothing, a stage 1 cut short."""
     told = []
     read, results = ranked.agreement, ranked.run.results
     error = read.completeness_error if read else None
     if error is not None and abs(error) > OFF:
-        told.append(
+        text = (
             f"The values do not add up to the adapter's gain: off by {percent(abs(error))}. More "
             "points of the integral (`gates.points`) bring them nearer."
         )
+        told.append(("the integral", text))
     without, with_ = _plain(results.get("loss_without")), _plain(results.get("loss_with"))
     if without is not None and with_ is not None and with_ >= without:
-        told.append(
+        text = (
             f"The adapter does not lower the loss on these rows ({number(without)} without it, "
             f"{number(with_)} with it): a ranking of what does not help says little."
         )
+        told.append(("does not lower", text))
     steps = read.cost.get("stage_one_steps") if read else None
     if read is not None and steps and "stable_at" not in read.cost:
-        told.append(
+        text = (
             f"Stage 1 ended after {count(steps)} steps before its loss was stable: the ranking of "
             "a longer one may differ."
         )
+        told.append(("stage 1", text))
     return told
 
 
@@ -194,6 +217,8 @@ def top_words(ranked: Ranked) -> str:
     assert ranked.main is not None
     many = f"{len(ranked.top)} of {units_words(ranked)}"
     text = f"The top {percent(ranked.share)} ({many}): {listing(ranked.top, most=6)}."
+    if len(ranked.top) == len(ranked.main.values):
+        return f"{text} That is all of them: nothing is left out."
     types, blocks = sums.by_type(ranked), sums.by_block(ranked)
     if len(types) > 1:
         more = sums.more_than_chance(types)
@@ -231,8 +256,11 @@ def _unsure_words(many: int) -> str:
 def stable_words(ranked: Ranked) -> str:
     lowest = between_seeds(ranked)
     seeds = len(ranked.main.seeds) if ranked.main else 0
+    if ranked.way in WITHOUT_ROWS and (lowest is None or lowest == 1.0):
+        return "No rows are drawn for it: every seed gives the same."
     if lowest is None:
-        return "Not known: there is one seed only."
+        what = "unit to rank" if _one_only(ranked) else "seed"
+        return f"Not known: there is one {what} only."
     many = f"{seeds} seeds" if seeds > 1 else "the seeds"
     verdict = "they agree" if lowest >= STABLE else "they do not agree well"
     word = "Between" if seeds <= 2 else "Between the two least alike of"
@@ -250,7 +278,7 @@ def true_words(ranked: Ranked) -> str:
             text = "Not checked: leaving out each unit in turn was not measured."
         else:
             rows = read.removed_examples if read else None
-            on = f", on {count(rows)} examples" if rows else ""
+            on = f", on {count(rows)} rows" if rows else ""
             many = f" of all {len(values)}" if values else ""
             verdict = "it agrees" if known >= AGREES else "it does not agree well"
             text = (
@@ -305,10 +333,17 @@ def cost_words(ranked: Ranked) -> str:
     return " ".join(told)
 
 
+def stage_one_losses(ranked: Ranked) -> list[float]:
+    """The loss of the probe rows at each look of stage 1, the start first."""
+    given = ranked.run.results.get("stage_one_losses")
+    read = [_plain(one) for one in given] if isinstance(given, list | tuple) else []
+    return [one for one in read if one is not None and abs(one) < 1e6]
+
+
 def gain_words(ranked: Ranked) -> str:
     """What part of all positive values the top set holds, where values are losses."""
     if ranked.main is None or ranked.way not in ADDED:
         return ""
     total = math.fsum(value for value in ranked.main.values.values() if value > 0.0)
     held = math.fsum(ranked.main.values[unit] for unit in ranked.top)
-    return f"{percent(held / total)} of all gains" if total > 0.0 else ""
+    return f"{percent(held / total)} of all positive values" if total > 0.0 else ""
