@@ -48,7 +48,7 @@ STATES, ACCOUNT = "states.bin", "prefix.json"
 _ROOM = 64 * 2**20
 """Bytes that are left free on the disk."""
 _READ = frozenset({"input_ids", "position_ids", "use_cache"})
-_NOTHING_BELOW = (
+NOTHING_BELOW = (
     "plan.cache_prefix keeps what the frozen blocks below the lowest trained one give, and here "
     "that is block 0, or the input embedding: nothing is frozen below it. Leave cache_prefix out, "
     "or choose a plan that begins higher (rule: prefix_friendly)."
@@ -106,7 +106,7 @@ class PrefixCache:
         """
         block = frozen_prefix(model)
         if not block:
-            raise RecipeError(_NOTHING_BELOW)
+            raise RecipeError(NOTHING_BELOW)
         found = check_keepable(model, block, autocast=autocast, flatten=flatten)
         members, places, tokens = _members(at.examples)
         account = {
