@@ -121,6 +121,17 @@ def test_experts_and_what_peft_takes_for_them(tool):
     export(plan(coefficients=shared | {"0.mlp.shared_expert.up_proj": 0.0}), tool)
 
 
+@pytest.mark.parametrize("tool", TRAINERS)
+def test_a_single_expert_is_not_tuned_whole(tool):
+    one = {"0.self_attn.q_proj": 1.0, "0.mlp.experts.3.w1": 1.0}
+    refused(
+        RecipeError, plan(coefficients=one), tool, "experts.3.w1", "one parameter", method="full"
+    )
+    beside = {"0.self_attn.q_proj": 1.0, "1.self_attn.q_proj": 0.0}
+    refused(RecipeError, plan(coefficients=beside, full=("1.block_sparse_moe.gate",)), tool,
+            "block_sparse_moe.gate", "one parameter")  # fmt: skip
+
+
 def test_mergekit_needs_two_models_and_every_block():
     refused(RecipeError, plan(), "mergekit", "--tuned MODEL", tuned=None)
     refused(RecipeError, plan(model=""), "mergekit", "--base MODEL")

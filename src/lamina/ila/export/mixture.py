@@ -14,6 +14,7 @@ from lamina.core.plan import LayerPlan
 
 REWRITTEN = frozenset({"w1", "w2", "w3", "gate", "gate_proj", "up_proj", "down_proj"})
 """Last parts of names that PEFT takes for experts or the router (its mapping for mixtures)."""
+_SINGLE = re.compile(r"\.experts\.\d+\.|\.block_sparse_moe\.")
 _EXPERT = re.compile(r"(?:^|[._])(?:experts?|moe)(?:[._]|$)")
 
 
@@ -29,6 +30,21 @@ def is_mixture(plan: LayerPlan) -> bool:
             return True
         blocks[block] = blocks.get(block, False) or bool(MLP.intersection(module.split(".")))
     return not all(blocks.values())
+
+
+def check_single(names: tuple[str, ...], tool: str) -> None:
+    """That no single expert is to be tuned whole: in memory there is none.
+
+    Raises:
+        RecipeError: some are; an expression for them would match nothing.
+    """
+    bad = [name for name in names if _SINGLE.search(name)]
+    if bad:
+        raise RecipeError(
+            f"transformers 5 holds the experts of a block in one parameter, so that {tool} finds no"
+            f" `{bad[0]}`: {len(bad)} planned modules cannot be tuned one by one. Plan attention"
+            " modules only."
+        )
 
 
 def check_rewritten(names: tuple[str, ...], tool: str) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from lamina.core.errors import LayerError, RecipeError
 from lamina.core.layers import HEADS, NORMS
 from lamina.core.plan import LayerPlan
-from lamina.ila.export.mixture import check_rewritten, is_mixture
+from lamina.ila.export.mixture import check_rewritten, check_single, is_mixture
 from lamina.ila.export.pattern import pattern_of
 
 NAME = re.compile(r"[\w-]+(?:\.[\w-]+)*", re.ASCII)
@@ -82,10 +82,11 @@ def settle(plan: LayerPlan, *, full: bool, rank: int, alpha: Number, tool: str) 
             f" {tool} to tune.{told or ' Make one with `lamina plan`.'}"
         )
     names = tuple(path_of(plan, one) for one in chosen)
-    whole = [path_of(plan, one) for one in plan.full]
+    whole = tuple(dict.fromkeys(path_of(plan, one) for one in plan.full))
+    if mixture:
+        check_single((*names, *whole) if full else whole, tool)
     if full:
-        whole = list(dict.fromkeys([*names, *whole]))
-        return Targets(plan, (), tuple(whole), rank, alpha, {}, mixture)
+        return Targets(plan, (), tuple(dict.fromkeys(names + whole)), rank, alpha, {}, mixture)
     if mixture:
         check_rewritten(names, tool)
     ranks = {path_of(plan, one): plan.ranks.get(one, rank) for one in chosen}
@@ -93,7 +94,7 @@ def settle(plan: LayerPlan, *, full: bool, rank: int, alpha: Number, tool: str) 
         own = next(iter(ranks.values()))
         alpha, rank = scaled(alpha, own, rank), own
     others = {name: own for name, own in ranks.items() if own != rank}
-    return Targets(plan, names, tuple(whole), rank, alpha, others, mixture)
+    return Targets(plan, names, whole, rank, alpha, others, mixture)
 
 
 def path_of(plan: LayerPlan, module: str) -> str:
