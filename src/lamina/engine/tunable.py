@@ -10,21 +10,38 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from lamina.core.errors import CheckpointError, RecipeError
-from lamina.engine.load import Source, first_line, load_network, quiet
+from lamina.core.plan import LayerPlan
+from lamina.engine.heads import core_model
+from lamina.engine.load import Source, load_network, quiet
+from lamina.engine.lora import add_lora
+from lamina.engine.planned import apply_plan
+from lamina.engine.planned_start import start_from
 from lamina.engine.recipe import TrainSection
+from lamina.weights.checkpoint import read_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def load_tunable(source: Source, train: TrainSection) -> Any:
+def load_tunable(
+    source: Source,
+    train: TrainSection,
+    plan: LayerPlan | None = None,
+    *,
+    start: Path | None = None,
+) -> Any:
     """The model with its trainable part, as the recipe's `train:` says; on the CPU, in train mode.
 
     `lora`: every weight of the model is frozen in `train.dtype`, the adapter's are float32 and
-    drawn with `train.seed`. `full`: every weight is float32 and trained.
+    drawn with `train.seed`. `full`: every weight is float32 and trained. With a plan either is so
+    for the planned modules alone (`engine.planned`).
+
+    Args:
+        start: an adapter whose factors the planned modules' adapters begin with.
 
     Raises:
-        CheckpointError: files that do not load.
+        CheckpointError: files that do not load; an adapter to start from that does not fit.
+        LayerError: a plan that does not fit the model.
         RecipeError: modules to tune that the model does not have; an adapter to be tuned further;
             flash attention in float32.
     """
@@ -40,7 +57,9 @@ def load_tunable(source: Source, train: TrainSection) -> Any:
             "or write method: full."
         )
     lora = train.method == "lora"
-    dtype = getattr(torch, train.dtype) if lora else torch.float32
+    dtype = getattr(torch, train.dtype) if lora or plan is not None else torch.float32
+    if plan is not None and (not lora or plan.full) and _stored(source) != train.dtype:
+        dtype = torch.float32  # whole modules begin with what is stored; the others are cast later
     attention = None if train.attention == "auto" else train.attention
     torch.manual_seed(train.seed)
     with quiet():
@@ -52,6 +71,11 @@ def load_tunable(source: Source, train: TrainSection) -> Any:
                 raise RecipeError(f"train.attention is `{attention}`: {error}") from error
             raise
     network.config.use_cache = False
+    if plan is not None:
+        model = apply_plan(network, plan, train)
+        if start is not None:
+            start_from(model, plan, start)
+        return model.train()
     if not lora:
         network.requires_grad_(True)
         return network.train()
@@ -59,18 +83,27 @@ def load_tunable(source: Source, train: TrainSection) -> Any:
 
 
 def casting(model: Any, train: TrainSection) -> contextlib.AbstractContextManager[Any]:
-    """Autocast for a forward pass outside the Trainer, where flash attention is in use.
+    """Autocast for a forward pass outside the Trainer, where the model does not run without.
 
-    It takes no float32, which the weights of a fully tuned model are.
+    Flash attention takes no float32, which the weights of a fully tuned model are; and of modules
+    trained whole in float32 between others frozen in bfloat16 one does not take what the other
+    gives.
     """
+    mixed = len({p.dtype for n, p in core_model(model).named_parameters() if "lora_" not in n}) > 1
     flash = "flash" in str(model.config._attn_implementation)
-    return torch.autocast("cuda", dtype=torch.bfloat16, enabled=flash and train.dtype != "float32")
+    device = "cuda" if flash else model.device.type
+    enabled = (flash or mixed) and train.dtype != "float32"
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=enabled)
+
+
+def _stored(source: Source) -> str:
+    """The dtype that a model's config says its files have; `float32` where it says none."""
+    config = read_config(source.folder)
+    return str(config.get("dtype", config.get("torch_dtype", "float32")))
 
 
 def _with_adapter(network: PreTrainedModel, train: TrainSection) -> Any:
     """The network with a LoRA adapter on the modules that the recipe names, and on no other."""
-    from peft import LoraConfig, get_peft_model
-
     targets = train.targets if isinstance(train.targets, str) else list(train.targets)
     known = sorted({name.rpartition(".")[2] for name in _linear_names(network)})
     asked = [targets] if isinstance(targets, str) else targets
@@ -83,27 +116,7 @@ def _with_adapter(network: PreTrainedModel, train: TrainSection) -> Any:
             )
         _refuse_tied(network, asked)
         targets = asked
-    config = LoraConfig(
-        r=train.rank,
-        lora_alpha=train.alpha,  # type: ignore[arg-type]
-        lora_dropout=train.dropout,
-        target_modules=targets,
-        bias="none",
-        task_type="CAUSAL_LM",
-    )
-    try:
-        with quiet():
-            model = get_peft_model(network, config)
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise RecipeError(
-            f"an adapter on {train.targets} cannot be added: {first_line(error)}"
-        ) from error
-    # PEFT keeps a set, and writes it in the order of this process's hashes.
-    added = model.peft_config["default"]
-    assert isinstance(added, LoraConfig), f"a {type(added).__name__} where a LoraConfig was made"
-    if isinstance(added.target_modules, set):
-        added.target_modules = sorted(added.target_modules)
-    return model
+    return add_lora(network, train, targets)
 
 
 def _refuse_tied(network: PreTrainedModel, targets: Sequence[str]) -> None:
@@ -179,12 +192,14 @@ def save_model(
     *,
     dtype: torch.dtype | None,
     weights: dict[str, torch.Tensor] | None = None,
+    source: Source | None = None,
 ) -> None:
     """Writes the model as an ordinary folder: an adapter, or full weights in their first dtype.
 
     Args:
         dtype: of the full weights on the disk; rounded once. None: as they are in memory.
         weights: what `whole_weights` gave.
+        source: where frozen tensors are taken from, if they were held in less than they have there.
     """
     from peft import PeftModel
 
@@ -192,5 +207,18 @@ def save_model(
         if isinstance(network, PeftModel):
             network.save_pretrained(str(folder), safe_serialization=True, state_dict=weights)
             return
-        state = _rounded(network.state_dict() if weights is None else weights, dtype)
-        network.save_pretrained(str(folder), state_dict=state)
+        state = network.state_dict() if weights is None else weights
+        if source is not None:
+            state = _unmoved(network, dict(state), source)
+        network.save_pretrained(str(folder), state_dict=_rounded(state, dtype))
+
+
+def _unmoved(
+    network: Any, state: dict[str, torch.Tensor], source: Source
+) -> dict[str, torch.Tensor]:
+    """The state with what was frozen as it is stored, to the bit; the model's memory once more."""
+    trained = {
+        name for name, p in network.named_parameters(remove_duplicate=False) if p.requires_grad
+    }
+    stored = load_network(source, torch.float32).state_dict()
+    return {name: value if name in trained else stored[name] for name, value in state.items()}

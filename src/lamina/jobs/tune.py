@@ -1,6 +1,6 @@
 """`lamina tune`: a recipe becomes a run folder. Rank 0 writes and talks; all ranks train.
 
-    OUT/  recipe.yaml data.json [detect/] [reference.json] checkpoints/ logs/
+    OUT/  recipe.yaml data.json [plan.json] [prefix/] [detect/] [reference.json] checkpoints/ logs/
           model/ domains.jsonl ledger.json log.jsonl report.html manifest.json (last)
 
 A folder without `manifest.json` is an unfinished run: `--resume` goes on from its newest whole
@@ -18,6 +18,8 @@ from typing import Any
 from lamina.core.errors import RecipeError
 from lamina.core.manifest import write_atomic, write_json_atomic
 from lamina.core.yaml import dump_yaml
+from lamina.jobs.paths import moved as moved_to
+from lamina.jobs.paths import on_disk, parts
 from lamina.jobs.watch import Watcher
 from lamina.versatune.recipe import TuneRecipe, read_tune_recipe
 
@@ -110,27 +112,18 @@ def _check_flags(allowed: Sequence[str], *, resume: bool, overwrite: bool) -> No
         )
 
 
-def _on_disk(text: str, home: Path) -> Path | None:
-    """The file or folder that a text of the recipe means: beside the recipe first, then here."""
-    plain = Path(text).expanduser()
-    return next((path for path in (home / plain, plain) if path.exists()), None)
-
-
-def _parts(model: str, home: Path) -> list[str]:
-    """The folders or names in a model's text, which may be `base+adapter`."""
-    return [model] if _on_disk(model, home) is not None else model.split("+")
-
-
 def local_paths(recipe: TuneRecipe, home: Path) -> list[Path]:
     """Every file and folder on this disk that the recipe reads."""
-    texts = _parts(recipe.model, home)
+    texts = parts(recipe.model, home)
     for domain in recipe.domains.values():
         texts += [source.path for source in (*domain.sources, *domain.heldout)]
     texts += [stage.detected for stage in recipe.mixture if stage.detected is not None]
     named = [recipe.general, recipe.data.chat_template]
     named += [] if recipe.layerwise is None else [recipe.layerwise.scores]
+    if recipe.plan is not None:
+        named += [recipe.plan.file, recipe.plan.scores, recipe.plan.start]
     texts += [text for text in named if text is not None]
-    found = [_on_disk(text, home) for text in texts]
+    found = [on_disk(text, home) for text in texts]
     return [path for path in found if path is not None]
 
 
@@ -139,12 +132,9 @@ def write_recipe(recipe: TuneRecipe, place: Place) -> None:
     values = recipe.to_mapping()
 
     def moved(text: str) -> str:
-        found = None if Path(text).expanduser().is_absolute() else _on_disk(text, place.home)
-        if found is None:
-            return text
-        return Path(os.path.relpath(found.resolve(), place.out.resolve())).as_posix()
+        return moved_to(text, place.home, place.out)
 
-    values["model"] = "+".join(moved(part) for part in _parts(values["model"], place.home))
+    values["model"] = "+".join(moved(part) for part in parts(values["model"], place.home))
     if recipe.general not in (None, "default"):
         values["general"] = moved(values["general"])
     for domain in values["domains"].values():
@@ -156,6 +146,8 @@ def write_recipe(recipe: TuneRecipe, place: Place) -> None:
             stage["detected"] = moved(stage["detected"])
     if "model" in values["detect"]:
         values["detect"]["model"]["path"] = moved(values["detect"]["model"]["path"])
+    for key in {"file", "scores", "start"} & values.get("plan", {}).keys():
+        values["plan"][key] = moved(values["plan"][key])
     template = values.get("data", {}).get("chat_template")
     if template:
         values["data"]["chat_template"] = moved(template)

@@ -12,6 +12,7 @@ import torch
 
 from lamina.core.errors import OutputError
 from lamina.core.manifest import Manifest, read_json
+from lamina.core.plan import LayerPlan
 from lamina.data.templates import choose_template
 from lamina.engine.run import Finished
 from lamina.engine.tunable import (
@@ -64,6 +65,7 @@ def finish(
         "steps": finished.step,
         "windows": len(lines),
         "trained_parameters": trained_parameters(model),
+        **_planned(run.plan),
         "trained_tokens": {n: sum(line["tokens"][n] for line in lines) for n in run.data},
         "start": {n: row[0]["loss"] for n, row in told["losses"].items()},
         "end": {n: row[-1]["loss"] for n, row in told["losses"].items()},
@@ -91,6 +93,17 @@ def finish(
     write_report(out, manifest.model_dump())
     manifest.write(out)
     return manifest.model_dump()
+
+
+def _planned(plan: LayerPlan | None) -> dict[str, Any]:
+    """What the manifest says of a plan."""
+    if plan is None:
+        return {}
+    whole = [unit for unit in plan.full if unit not in plan.chosen]
+    return {
+        "planned_modules": len(plan.chosen) + len(whole),
+        "lowest_planned_block": int(plan.price["lowest_block"]),
+    }
 
 
 def _stage_ends(run: Run, steering: Mixture, stages: tuple[Stage, ...]) -> list[StageEnd]:
@@ -141,7 +154,9 @@ def _write_model(
     name = stored.get("dtype", stored.get("torch_dtype", "float32"))
     dtype = getattr(torch, name) if name in ("bfloat16", "float16", "float32") else torch.float32
     try:
-        save_model(model, part, dtype=dtype, weights=weights)
+        held_in_less = run.plan is not None and run.train.dtype != "float32"
+        source = run.source if held_in_less else None
+        save_model(model, part, dtype=dtype, weights=weights, source=source)
         if home != run.source.folder:
             for file in set(carried_files(run.source.folder)) & set(OF_THE_MODEL):
                 shutil.copyfile(run.source.folder / file, part / file)

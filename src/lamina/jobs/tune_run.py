@@ -9,17 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lamina.core.manifest import read_json
+from lamina.core.plan import LayerPlan
 from lamina.data.load import DomainData, load_domains, refuse_longer
 from lamina.engine import parallel
 from lamina.engine.load import Source, find_model, fingerprint, load_tokenizer, quiet
 from lamina.engine.recipe import TrainSection
 from lamina.engine.run import refuse_few_rows
 from lamina.engine.state import Identity, digest
-from lamina.jobs.plan import beside, scores_at
+from lamina.jobs.layerwise import plan_section, ranked
+from lamina.jobs.plan import beside, scores_at, settle_plan
 from lamina.jobs.tune import Place
 from lamina.jobs.tuned import shares_file, watched_text
 from lamina.jobs.watch import Watcher
 from lamina.versatune.recipe import TuneRecipe
+from lamina.weights.adapter import open_adapter
 from lamina.weights.checkpoint import read_config
 
 if TYPE_CHECKING:
@@ -42,6 +45,8 @@ class Run:
     report: Mapping[str, Any]
     """`data.json`."""
     watched: Mapping[str, Examples]
+    plan: LayerPlan | None
+    """By module, as it is followed."""
     identity: Identity
     allowed: frozenset[str]
     watch: Watcher
@@ -55,6 +60,12 @@ class Run:
     def train(self) -> TrainSection:
         return self.recipe.settled_train
 
+    @property
+    def start(self) -> Path | None:
+        """The adapter that planned modules begin with."""
+        asked = None if self.recipe.plan is None else self.recipe.plan.start
+        return None if asked is None else beside(asked, self.place.home)
+
 
 def prepare(
     recipe: TuneRecipe, place: Place, allowed: frozenset[str], watch: Watcher, tell: Tell
@@ -63,6 +74,10 @@ def prepare(
     source = find_model(near(recipe.model, place.home))
     with quiet():
         tokenizer = load_tokenizer(source)
+    fingerprinted = fingerprint(source)
+    plan = _settled(recipe, source, fingerprinted, place.home)
+    if plan is not None:
+        tell(_plan_words(plan))
     vocabulary, positions = limits(source.folder)
     watch.stage("reading the data", 0)
     data = load_domains(
@@ -88,13 +103,47 @@ def prepare(
     _show_data(report, tell)
     identity = Identity(
         data=digest({name: domain.fingerprint for name, domain in data.items()}),
-        recipe=_recipe_digest(recipe, watched, place.home),
-        model=fingerprint(source),
+        recipe=_recipe_digest(recipe, watched, plan, place.home),
+        model=fingerprinted,
         world=parallel.world(),
     )
     return Run(
-        recipe, place, source, tokenizer, data, report, watched, identity, allowed, watch, tell
+        recipe, place, source, tokenizer, data, report, watched, plan, identity, allowed, watch,
+        tell,
     )  # fmt: skip
+
+
+def _settled(
+    recipe: TuneRecipe, source: Source, fingerprinted: str, home: Path
+) -> LayerPlan | None:
+    """The plan that a recipe asks for by `plan:` or by PRILoRA's ranks, made to fit the model."""
+    section = plan_section(recipe.layerwise, recipe.plan)
+    if section is None:
+        return None
+    train = recipe.train
+    plan = settle_plan(
+        section,
+        model_folder=source.folder,
+        model_name=recipe.model,
+        fingerprint=fingerprinted,
+        home=home,
+        rank=train.rank if train.method == "lora" else None,
+    )
+    targets = train.targets if recipe.plan is None else None
+    return ranked(
+        recipe.layerwise, plan, model_folder=source.folder, rank=train.rank, targets=targets
+    )
+
+
+def _plan_words(plan: LayerPlan) -> str:
+    beside = f" and {len(plan.full)} whole" if plan.full else ""
+    price = plan.price
+    return (
+        f"the plan ({plan.rule}) tunes {len(plan.chosen)} of {len(plan.coefficients)} linear "
+        f"modules{beside}; the lowest stands in block {price['lowest_block']:.0f} of "
+        f"{price['num_blocks']:.0f}: a step costs {price['step']:.2f} forward passes, of all "
+        f"modules {price['step_all']:.2f}"
+    )
 
 
 def near(model: str, home: Path) -> str:
@@ -117,7 +166,9 @@ def limits(folder: Path) -> tuple[int | None, int | None]:
     return rows, tokens
 
 
-def _recipe_digest(recipe: TuneRecipe, watched: Mapping[str, Examples], home: Path) -> str:
+def _recipe_digest(
+    recipe: TuneRecipe, watched: Mapping[str, Examples], plan: LayerPlan | None, home: Path
+) -> str:
     """Of what changes the numbers; where the files lie and who watches does not."""
     values = recipe.to_mapping()
     values["data"].pop("chat_template", None)  # what it makes of the rows is in their fingerprint
@@ -130,6 +181,13 @@ def _recipe_digest(recipe: TuneRecipe, watched: Mapping[str, Examples], home: Pa
     if values.get("layerwise", {}).get("scores"):
         file = scores_at(beside(values["layerwise"]["scores"], home))
         values["layerwise"]["scores"] = read_json(file) if file.is_file() else None
+    if plan is not None:
+        start = None if recipe.plan is None else recipe.plan.start
+        values["plan"] = {
+            **plan.model_dump(mode="json", include={"coefficients", "full", "ranks"}),
+            "start": None if start is None else open_adapter(beside(start, home)).fingerprint,
+            "cache_prefix": recipe.plan is not None and recipe.plan.cache_prefix,
+        }
     values["watched"] = {name: examples.ids.tolist() for name, examples in watched.items()}
     for key in ("model", "domains", "general", "max_forgetting"):
         values.pop(key, None)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import time
 from collections.abc import Mapping
 from functools import partial
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lamina.core.manifest import write_atomic
 from lamina.data.load import DomainData
 from lamina.engine import parallel
 from lamina.engine.arguments import check_arguments
@@ -30,6 +30,8 @@ from lamina.engine.tunable import (
 )
 from lamina.jobs.claimed import BEGUN, LOG, take
 from lamina.jobs.layerwise import tuner
+from lamina.jobs.log import Log, peak_memory
+from lamina.jobs.prefix import check_prefix, forget_prefix, prefix_of
 from lamina.jobs.tune import INTERRUPTED, Place, write_json, write_lines, write_recipe
 from lamina.jobs.tune_end import finish
 from lamina.jobs.tune_run import Run, Tell, cost_of_looking, prepare
@@ -50,7 +52,8 @@ def tune(
     check_arguments(recipe.settled_train)
     check_whole(recipe.layerwise)
     run = prepare(recipe, place, allowed, watch, tell)
-    log = _Log(place.out / LOG)
+    check_prefix(run)
+    log = Log(place.out / LOG)
     _open_folder(run, log)
     try:
         stages, notes = settle_stages(
@@ -74,13 +77,14 @@ def tune(
         seconds=round(time.monotonic() - began, 2),
         steps=finished.step,
         resumed_from=finished.resumed_from,
-        peak_memory_mb=_peak_memory(),
+        peak_memory_mb=peak_memory(),
     )
     if finished.interrupted:
         return _interrupted(run, finished.step, finished.interrupted)
     weights = whole_weights(model)
     manifest: dict[str, Any] = {}
     if parallel.is_main():
+        forget_prefix(run.out)
         manifest = finish(run, model, steering, stages, finished, notes, weights=weights)
         log.write(event="written")
     parallel.barrier()
@@ -100,7 +104,7 @@ def _interrupted(run: Run, step: int, signal: int) -> dict[str, Any]:
     return {"results": {"status": INTERRUPTED, **results}}
 
 
-def _open_folder(run: Run, log: _Log) -> None:
+def _open_folder(run: Run, log: Log) -> None:
     """Makes the run's folder or goes on in it, and writes what is known before training.
 
     Raises:
@@ -117,6 +121,8 @@ def _open_folder(run: Run, log: _Log) -> None:
         log.write(event="resumed" if going_on else BEGUN)
         write_recipe(run.recipe, place)
         write_json(place.out / "data.json", run.report)
+        if run.plan is not None:
+            write_atomic(place.out / "plan.json", run.plan.to_json().encode())
         log.write(event="data", domains={name: len(d.train) for name, d in run.data.items()})
     parallel.barrier()
 
@@ -125,7 +131,7 @@ def _model(run: Run, *, check: bool = False) -> Any:
     gc.collect()  # a trainer that is done and its model point at each other
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    model = load_tunable(run.source, run.train)
+    model = load_tunable(run.source, run.train, run.plan, start=run.start)
     if check and run.recipe.data.packing:
         flatten = "flash" in str(model.config._attn_implementation)
         if torch.cuda.is_available():  # flash attention is nowhere else
@@ -177,6 +183,7 @@ def _train(
             home=run.place.home,
             seed=train.seed,
         ),
+        prefix=prefix_of(run),
     )
 
 
@@ -229,22 +236,3 @@ def _steering(run: Run, stages: tuple[Stage, ...]) -> Mixture:
         },
         max_forgetting=run.recipe.max_forgetting,
     )
-
-
-class _Log:
-    """`log.jsonl`: times and memory, which no other file holds, so that those are reproducible."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def write(self, **entry: Any) -> None:
-        if parallel.is_main():
-            stamped = {"time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **entry}
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(stamped) + "\n")
-
-
-def _peak_memory() -> float:
-    import resource
-
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)

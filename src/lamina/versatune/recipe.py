@@ -12,6 +12,7 @@ from lamina.core.errors import RecipeError, did_you_mean
 from lamina.core.recipe import Recipe, load_mapping, validate
 from lamina.data.recipe import DataSection, DomainSpec
 from lamina.engine.layerwise_recipe import LayerwiseSection
+from lamina.engine.plan_recipe import PlanSection
 from lamina.engine.recipe import Count, Positive, Share, TrainSection
 from lamina.versatune.detect_recipe import DetectSection
 from lamina.versatune.policies import POLICIES, check, parameters_of
@@ -151,6 +152,8 @@ class TuneRecipe(Recipe):
     """One stage, or several one after the other."""
     detect: DetectSection = DetectSection()
     self_distillation: DistilSection | None = None
+    plan: PlanSection | None = None
+    """Which modules are tuned; without it all linear ones (`lora`) or every weight (`full`)."""
     layerwise: LayerwiseSection | None = None
     """A way that treats layers unlike one another: `lisa`, `spider` or `prilora`."""
     max_forgetting: Positive | None = None
@@ -186,6 +189,12 @@ class TuneRecipe(Recipe):
     def _fits(self) -> Self:
         """Names of domains, windows of stages: all that is wrong at once."""
         problems = [*self._unknown_domains(), *self._windows()]
+        if self.plan is not None:
+            problems += self.plan.problems(self.train.method)
+            if "targets" in self.train.model_fields_set:
+                problems.append(
+                    "train.targets and `plan` both say which modules are tuned; leave one out"
+                )
         if self.layerwise is not None:
             problems += self.layerwise.conflicts(self.train.method, self.train.optimizer)
         for stage in self.mixture:
@@ -266,6 +275,8 @@ class TuneRecipe(Recipe):
         if self.train.method == "full":
             for key in ("rank", "alpha", "dropout", "targets"):
                 values["train"].pop(key)
+        if self.plan is not None:
+            values["train"].pop("targets", None)
         return values
 
 
