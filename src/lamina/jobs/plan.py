@@ -13,7 +13,7 @@ from typing import Any
 from lamina.core.errors import LayerError, RecipeError, did_you_mean
 from lamina.core.modules import Linears, check_units, unit_of
 from lamina.core.plan import LayerPlan
-from lamina.core.rules import check_rule, choose
+from lamina.core.rules import choose
 from lamina.core.scores import LayerScores
 from lamina.engine.plan_recipe import PlanSection
 from lamina.ila.price import Counted, priced
@@ -25,8 +25,6 @@ from lamina.weights.linears import head_weights, linears_of, network_prefix
 from lamina.weights.locate import open_model
 
 SCORES = "scores.json"
-WITHOUT_SCORES = ("all", "first", "last", "random")
-"""Rules that look at no score."""
 
 
 def settle_plan(
@@ -52,10 +50,11 @@ def settle_plan(
         LayerError: scores or a plan of another architecture or base, values missing or not finite,
             or nothing left to tune.
     """
+    if problems := section.problems("full" if rank is None else "lora"):
+        raise RecipeError("\n".join(problems))
     checkpoint = whole_model(model_folder)
     linears = linears_of(checkpoint)
     counted = Counted.of(linears, rank=rank, head=head_weights(checkpoint))
-    check_section(section)
     if section.file is not None:
         path = beside(section.file, home)
         plan = _fitted(read_plan(path), linears, str(path))
@@ -86,31 +85,6 @@ def settle_plan(
     counted = Counted.of(linears, rank=rank, head=head_weights(checkpoint), ranks=plan.ranks)
     sizes = {one: _values(checkpoint, one) for one in plan.full}
     return plan.model_copy(update={"price": priced(plan, counted, sizes)})
-
-
-def check_section(section: PlanSection) -> None:
-    """That a `plan:` says one thing.
-
-    Raises:
-        RecipeError: see `settle_plan`.
-    """
-    if section.file is not None:
-        if section.scores is not None:
-            raise RecipeError(
-                "plan: give either `file` (a plan) or `scores` (and a rule), not both"
-            )
-        if section.parameters:
-            raise RecipeError(
-                "plan: `file` is a plan that is made already, and `parameters` would change"
-                " nothing; give `scores` and a rule, or leave the parameters out"
-            )
-        return
-    check_rule(section.rule, section.parameters)
-    if section.scores is None and section.rule not in WITHOUT_SCORES:
-        raise RecipeError(
-            f"plan: rule `{section.rule}` needs scores: give `scores: FILE` of `lamina rank` or of"
-            f" a merge, or `file: plan.json`; without scores are {', '.join(WITHOUT_SCORES)}"
-        )
 
 
 def whole_model(folder: Path) -> Checkpoint:
