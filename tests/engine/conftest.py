@@ -1,6 +1,9 @@
 """Pico models and packed rows, made on the spot."""
 
+import sys
 from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +11,10 @@ import pytest
 import torch
 
 from lamina.engine.collate import PackedRow
+
+sys.path.append(str(Path(__file__).parent))
+
+import prefix_kit
 
 VOCAB = 61
 
@@ -51,3 +58,9 @@ def row() -> Callable[..., PackedRow]:
 def rows() -> Sequence[PackedRow]:
     """Six examples in three rows of other lengths."""
     return [_row(7, 5, 3, seed=1), _row(9, seed=2, row=1), _row(2, 6, seed=3, domain=1, row=4)]
+
+
+@pytest.fixture(scope="session")
+def adapted(network: Callable[..., Any]) -> Callable[..., Any]:
+    """A network of four blocks with LoRA in some of them."""
+    return partial(prefix_kit.adapted, network)

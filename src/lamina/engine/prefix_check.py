@@ -18,6 +18,7 @@ from lamina.core.errors import RecipeError
 from lamina.engine import parallel
 from lamina.engine.collate import PackedRow, collate
 from lamina.engine.heads import core_model, evaluating, takes_positions
+from lamina.engine.load import first_line
 from lamina.engine.prefix import beginning_at, blocks_of, given, hidden_after
 
 _LENGTHS = (11, 9)
@@ -144,8 +145,15 @@ def _apart(
         read = torch.arange(longest) < torch.tensor(_LENGTHS)[:, None]
         read = read.to(hidden.device)
     own = model(**given(model, both)).logits[read].double()
-    with beginning_at(model, hidden, block):
-        kept = model(**given(model, both)).logits[read].double()
+    try:
+        with beginning_at(model, hidden, block):
+            kept = model(**given(model, both)).logits[read].double()
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise RecipeError(
+            f"plan.cache_prefix is set, but the blocks of {type(core_model(model)).__name__} read "
+            f"what a lower block leaves beside the hidden states, keys and values perhaps: begun "
+            f"at block {block}, it fails ({type(error).__name__}: {first_line(error)}) {_INSTEAD}"
+        ) from error
     spread = (own - own.mean(-1, keepdim=True)).square().mean().sqrt()
     return float((kept - own).square().mean().sqrt() / spread.clamp_min(1e-12))
 
