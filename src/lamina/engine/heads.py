@@ -137,13 +137,31 @@ def nothing(hidden_BLH: torch.Tensor) -> torch.Tensor:
     return hidden_BLH[:, :0]
 
 
+def is_mixed(model: nn.Module) -> bool:
+    """Whether weights are held in several dtypes: one module does not take what another gives.
+
+    So is a model of which some modules are trained whole, in float32, between others that are
+    frozen in bfloat16. Adapters cast what they are given, and do not count.
+    """
+    named = core_model(model).named_parameters()
+    return len({weight.dtype for name, weight in named if ".lora_" not in name}) > 1
+
+
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; each module's own mode again afterwards."""
+    """Evaluation mode inside; each module's own mode again afterwards.
+
+    Under autocast where it does not run without (`is_mixed`).
+    """
     modes = [(module, module.training) for module in model.modules()]
+    device = next(model.parameters()).device.type
     model.eval()
     try:
-        yield
+        if is_mixed(model):
+            with torch.autocast(device, dtype=torch.bfloat16):
+                yield
+        else:
+            yield
     finally:
         for module, training in modes:
             module.training = training

@@ -11,7 +11,7 @@ import torch
 
 from lamina.core.errors import CheckpointError, RecipeError
 from lamina.core.plan import LayerPlan
-from lamina.engine.heads import core_model
+from lamina.engine.heads import is_mixed
 from lamina.engine.load import Source, load_network, quiet
 from lamina.engine.lora import add_lora
 from lamina.engine.planned import apply_plan
@@ -89,10 +89,9 @@ def casting(model: Any, train: TrainSection) -> contextlib.AbstractContextManage
     trained whole in float32 between others frozen in bfloat16 one does not take what the other
     gives.
     """
-    mixed = len({p.dtype for n, p in core_model(model).named_parameters() if "lora_" not in n}) > 1
     flash = "flash" in str(model.config._attn_implementation)
     device = "cuda" if flash else model.device.type
-    enabled = (flash or mixed) and train.dtype != "float32"
+    enabled = (flash or is_mixed(model)) and train.dtype != "float32"
     return torch.autocast(device, dtype=torch.bfloat16, enabled=enabled)
 
 
