@@ -77,3 +77,8 @@ def test_a_plan_that_begins_at_the_bottom_has_nothing_to_keep(home: Path) -> Non
     with pytest.raises(RecipeError, match="nothing is frozen below"):
         tune(home, "all", plan={"rule": "all", "cache_prefix": True})
     assert not (home / "all").exists()
+
+
+def test_blocks_that_take_turns_cannot_have_a_prefix(home: Path) -> None:
+    with pytest.raises(RecipeError, match="`lisa` tunes other blocks from time to time"):
+        kit.tune(home, "lisa", plan={**TOP, "cache_prefix": True}, layerwise={"way": "lisa"})

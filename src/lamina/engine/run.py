@@ -134,6 +134,7 @@ def run_windows(
         cache = None
         over = found is not None and (found[1].step >= train.steps or found[1].stopped is not None)
         if prefix is not None and not over:
+            assert layerwise is None or not layerwise.freezes, "the lowest trained block moves"
             cache = PrefixCache.settled(
                 model, prefix, autocast=autocast, flatten=flatten, tell=tell
             )

@@ -197,6 +197,11 @@ class TuneRecipe(Recipe):
                 )
         if self.layerwise is not None:
             problems += self.layerwise.conflicts(self.train.method, self.train.optimizer)
+            if self.layerwise.way == "lisa" and self.plan is not None and self.plan.cache_prefix:
+                problems.append(
+                    "plan.cache_prefix keeps what the blocks below the plan give, and layerwise "
+                    "way `lisa` tunes other blocks from time to time; leave one of them out"
+                )
         for stage in self.mixture:
             if isinstance(stage.start, dict):
                 problems += _weights_problems(stage.start, self.domains)
