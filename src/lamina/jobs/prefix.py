@@ -36,4 +36,5 @@ def check_prefix(run: Run) -> None:
 
 def forget_prefix(out: Path) -> None:
     """Deletes it: the run has trained, and the model does not need it."""
-    shutil.rmtree(out / NAME, ignore_errors=True)
+    for name in (NAME, f".{NAME}.part"):  # a build that was killed leaves the second
+        shutil.rmtree(out / name, ignore_errors=True)
