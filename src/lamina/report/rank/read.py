@@ -57,7 +57,7 @@ def read_ranked(folder: Path, manifest: Mapping[str, object] | None = None) -> R
     way = results.get("way").text() or (main.method if main else "")
     return Ranked(
         run=run_of(folder, facts, "rank"),
-        way=way or (agreement.names[0] if agreement and agreement.names else "a way unknown"),
+        way=way or (agreement.names[0] if agreement and agreement.names else ""),
         share=share,
         main=main,
         top=_top(main, results.get("top").texts(), share),

@@ -211,4 +211,5 @@ def _again(ranked: Ranked) -> str:
         return "lamina rank recipe.yaml --out ../again"
     model = ranked.run.recipe.get("model")
     word = shlex.quote(model) if isinstance(model, str) and model else "MODEL"
-    return f"lamina rank {word} --data FILE --way {shlex.quote(ranked.way)} --out ../again"
+    way = f" --way {shlex.quote(ranked.way)}" if ranked.way else ""
+    return f"lamina rank {word} --data FILE{way} --out ../again"

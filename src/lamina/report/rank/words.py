@@ -51,7 +51,8 @@ def units_words(ranked: Ranked, many: int | None = None) -> str:
 def title_of(ranked: Ranked) -> str:
     """The headline of the page."""
     grain = _NOUNS.get(ranked.main.granularity if ranked.main else "module", "unit")
-    return f"Which {grain}s of {model_of(ranked)} matter, by {ranked.way}"
+    by = f", by {ranked.way}" if ranked.way else ""
+    return f"Which {grain}s of {model_of(ranked)} matter{by}"
 
 
 def model_of(ranked: Ranked) -> str:
@@ -198,7 +199,8 @@ def in_short(ranked: Ranked) -> str:
 
 def ranked_words(ranked: Ranked) -> str:
     how = f": {WAYS[ranked.way]}" if ranked.way in WAYS else ""
-    text = f"The {units_words(ranked)} of {model_of(ranked)} by {ranked.way}{how}."
+    what = units_words(ranked) if ranked.main is not None else "modules"
+    text = f"The {what} of {model_of(ranked)}{f' by {ranked.way}' if ranked.way else ''}{how}."
     without = _plain(ranked.run.results.get("loss_without"))
     with_ = _plain(ranked.run.results.get("loss_with"))
     if without is not None and with_ is not None:
