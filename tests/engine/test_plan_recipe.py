@@ -1,4 +1,4 @@
-"""`plan:` in a recipe: what may stand there, what is refused and how, that it reads back the same."""
+"""`plan:` in a recipe: what may stand there, what is refused, that it reads back the same."""
 
 from pathlib import Path
 from typing import Any

@@ -199,7 +199,7 @@ def test_a_plan_that_leaves_nothing_to_tune_is_refused(source: Source) -> None:
 
 
 def test_whole_modules_alone_are_no_adapter(source: Source) -> None:
-    with pytest.raises(RecipeError, match="gives none an adapter, but train.method is `lora`"):
+    with pytest.raises(RecipeError, match=r"gives none an adapter, but train.method is `lora`"):
         load_tunable(source, train(), plan_of(source, full=("norm",)))
 
 
@@ -218,7 +218,7 @@ def test_quantised_modules_are_refused(source: Source) -> None:
     for unit in ("0.mlp.up_proj", "1.mlp.up_proj"):
         module: Any = network.get_submodule(f"model.layers.{unit}")
         module.weight = nn.Parameter(module.weight.to(torch.int8), requires_grad=False)
-    with pytest.raises(LayerError, match="2 of 2 planned modules .* torch.int8, quantised"):
+    with pytest.raises(LayerError, match=r"2 of 2 planned modules .* torch.int8, quantised"):
         apply_plan(network, plan_of(source, "0.mlp.up_proj", "1.mlp.up_proj"), train())
 
 
@@ -245,7 +245,7 @@ def test_an_adapter_that_is_not_the_plan_is_found_out(source: Source) -> None:
     others = plan_of(source, *CHOSEN[:2], "3.mlp.up_proj")
     with pytest.raises(RecipeError, match="2 modules trainable otherwise than planned"):
         check_injected(model, others, rank=2)
-    with pytest.raises(RecipeError, match="3 modules .*: 4 asked, 2 is"):
+    with pytest.raises(RecipeError, match=r"3 modules .*: 4 asked, 2 is"):
         check_injected(model, plan_of(source, *CHOSEN), rank=4)
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from lamina.core.errors import RecipeError
 from lamina.core.manifest import write_atomic
 from lamina.data.load import DomainData
 from lamina.engine import parallel
@@ -31,6 +32,8 @@ from lamina.engine.tunable import (
 from lamina.jobs.claimed import BEGUN, LOG, take
 from lamina.jobs.layerwise import tuner
 from lamina.jobs.log import Log, peak_memory
+from lamina.jobs.plan_file import NAME as PLAN
+from lamina.jobs.plan_file import read_plan
 from lamina.jobs.prefix import check_prefix, forget_prefix, prefix_of
 from lamina.jobs.tune import INTERRUPTED, Place, write_json, write_lines, write_recipe
 from lamina.jobs.tune_end import finish
@@ -114,6 +117,7 @@ def _open_folder(run: Run, log: Log) -> None:
     newest = newest_state(place.out / "checkpoints") if place.resume else None
     if newest is not None:
         check_fits(newest, run.identity, run.allowed)
+        _check_same_plan(run)
     parallel.barrier()
     if parallel.is_main():
         going_on = place.resume and (place.out / LOG).is_file()
@@ -122,9 +126,32 @@ def _open_folder(run: Run, log: Log) -> None:
         write_recipe(run.recipe, place)
         write_json(place.out / "data.json", run.report)
         if run.plan is not None:
-            write_atomic(place.out / "plan.json", run.plan.to_json().encode())
+            write_atomic(place.out / PLAN, run.plan.to_json().encode())
         log.write(event="data", domains={name: len(d.train) for name, d in run.data.items()})
     parallel.barrier()
+
+
+def _check_same_plan(run: Run) -> None:
+    """Refuses what no switch can allow: a checkpoint holds the tensors that its plan trained.
+
+    Raises:
+        RecipeError: the run began with another plan, or with none.
+    """
+    file = run.out / PLAN
+    plans = (read_plan(file) if file.is_file() else None, run.plan)
+    then, now = (None if one is None else (one.chosen, one.full, one.ranks) for one in plans)
+    if then != now:
+        told = [
+            "none"
+            if one is None
+            else f"one of {len(one.chosen)} modules and {len(one.full)} whole ones"
+            for one in plans
+        ]
+        raise RecipeError(
+            f"the plan that {run.out} began with is {told[0]}, now it is {told[1]}, and the "
+            "checkpoint's trained tensors are others: no switch allows that. Put the plan back, or "
+            "give another --out."
+        )
 
 
 def _model(run: Run, *, check: bool = False) -> Any:
