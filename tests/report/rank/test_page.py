@@ -191,3 +191,24 @@ def test_a_layerwise_tuning_without_a_plan_says_how(
     text = write_report(folder).read_text("utf-8")
     assert "LISA: a few blocks drawn at random" in text
     assert 'id="plan"' not in text
+
+
+def test_a_ranking_of_files_alone_has_no_matrices_and_no_batches(
+    make_rank: ModuleType, tmp_path: Path
+) -> None:
+    folder = make_rank.make_rank(tmp_path, seeds=1, beside=(), error=None)
+    for name in ("agreement.json", "manifest.json", "scores.json"):
+        found = json.loads((folder / name).read_text())
+        found |= {"way": "snr"} if name == "agreement.json" else {}
+        found |= {"method": "snr"} if name == "scores.json" else {}
+        if name == "agreement.json":
+            found["cost"] = {"batches": 0, "tokens": 0, "stage_one_steps": 0, "stable_at": None}
+        if name == "manifest.json":
+            found["results"] = {"way": "snr", "batches": 0, "stage_one_steps": 0}
+        make_rank.write(folder / name, found)
+    text = write_report(folder).read_text("utf-8")
+    assert "No rows are drawn for it: every seed gives the same." in text
+    assert "no batches, as it looks at no rows" in text
+    assert "No leave-one-out check" in text
+    for absent in ("measures it", "One seed only", "Stage 1", "Spearman's", 'id="agreement"'):
+        assert absent not in text, absent

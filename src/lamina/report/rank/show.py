@@ -110,7 +110,7 @@ def render_ranked(folder: Path) -> RenderableType:
         if len(types) > 1:
             parts += ["", _types(types)]
     read = ranked.agreement
-    if read is not None and read.names:
+    if read is not None and len(read.names) > 1:
         parts += _matrices(read, ranked.share)
     if ranked.plan is not None:
         parts += ["", *plan_map(ranked.plan)]

@@ -21,7 +21,7 @@ def tone_of(value: float | None) -> str:
 
 def overlaps(read: Agreement, share: float) -> Table | None:
     """What the top sets share, and below it the same with chance taken out."""
-    if not read.names or not read.shared:
+    if len(read.names) < 2 or not read.shared:
         return None
     rows = []
     for place, name in enumerate(read.names):
@@ -60,7 +60,7 @@ def _jaccard_words(read: Agreement) -> str:
 
 def spearmans(read: Agreement) -> Table | None:
     """Rank correlations over all units, not only the top."""
-    if not read.names or not read.spearman:
+    if len(read.names) < 2 or not read.spearman:
         return None
     return Table(
         "Spearman's rank correlation over all units",

@@ -36,6 +36,8 @@ ADDED = ("integrate", "taylor", "leave_one_out", "shapley")
 """Ways whose values are losses, so that their sums mean something."""
 WITHOUT_ROWS = ("delta_norm", "snr", "cosine")
 """Ways that draw no rows: every seed gives the same."""
+OF_MODELS = ("snr", "cosine")
+"""Ways that need no adapter, so that there may be none to leave anything out of."""
 STABLE, AGREES, OFF = 0.95, 0.9, 0.05
 """Seeds and leave-one-out should agree so far (Spearman), and a whole be off by no more."""
 _NOUNS = {"block": "block", "sublayer": "sub-layer", "module": "module"}
@@ -129,8 +131,10 @@ def _unsure(ranked: Ranked) -> list[tuple[str, str]]:
     if removed is None:
         text = (
             "No leave-one-out check: nothing here shows that what ranks high is missed when it "
-            "is left out. `beside: [leave_one_out]` measures it."
+            "is left out."
         )
+        if ranked.main and ranked.main.granularity == "module" and ranked.way not in OF_MODELS:
+            text += " `beside: [leave_one_out]` measures it."
         told.append(("leave-one-out", text))
     elif removed < AGREES:
         text = (
@@ -210,7 +214,7 @@ def ranked_words(ranked: Ranked) -> str:
         )
     stopped = ranked.run.results.get("stage_one_stopped")
     if isinstance(stopped, str) and stopped:
-        text += f" Stage 1: {stopped.rstrip('.')}."
+        text += f" Stage 1 came to its end ({stopped.rstrip('.')})."
     return text
 
 
@@ -321,7 +325,9 @@ def cost_words(ranked: Ranked) -> str:
     cost = ranked.agreement.cost if ranked.agreement else {}
     told = []
     batches = cost.get("batches", _plain(ranked.run.results.get("batches")))
-    if batches is not None:
+    if ranked.way in WITHOUT_ROWS and not batches:
+        told.append("The ranking: no batches, as it looks at no rows.")
+    elif batches is not None:
         tokens = cost.get("tokens")
         on = f" on {count(tokens)} trained tokens" if tokens else ""
         told.append(f"The ranking: {count(batches)} forward and backward batches{on}.")
@@ -330,7 +336,7 @@ def cost_words(ranked: Ranked) -> str:
         stable = cost.get("stable_at")
         at = f"; its loss was stable at step {count(stable)}" if stable is not None else ""
         told.append(f"Stage 1: {count(steps)} optimiser steps{at}.")
-    elif steps is not None:
+    elif steps is not None and ranked.way not in OF_MODELS:
         told.append("Stage 1 was not needed: the adapter was there.")
     return " ".join(told)
 
