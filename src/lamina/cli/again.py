@@ -1,4 +1,4 @@
-"""How a tune run that was stopped is gone on with, and who of several processes says so."""
+"""How a run that was stopped is gone on with, and who of several processes says so."""
 
 import os
 import shlex
@@ -27,11 +27,12 @@ def command(recipe: Path, out: Path, overrides: Sequence[str]) -> str:
 
     What was allowed to change by `--allow-changed` is left out: the newest checkpoint has it.
     """
+    return line("tune", str(recipe), "--out", str(out), "--resume", overrides=overrides)
+
+
+def line(*words: str, overrides: Sequence[str]) -> str:
+    """A verb of lamina with its words and overrides, for as many processes as there are now."""
     processes = os.environ.get("WORLD_SIZE", "1")
-    words = ["lamina", "tune"]
-    if processes != "1":
-        words = ["torchrun", "--nproc-per-node", processes, "-m", *words]
-    words += [str(recipe), "--out", str(out), "--resume"]
-    for override in overrides:
-        words += ["-s", override]
-    return shlex.join(words)
+    begin = ["torchrun", "--nproc-per-node", processes, "-m"] if processes != "1" else []
+    ends = [word for override in overrides for word in ("-s", override)]
+    return shlex.join([*begin, "lamina", *words, *ends])

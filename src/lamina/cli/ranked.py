@@ -58,20 +58,30 @@ def rank(
     overwrite
         Delete the earlier ranking in OUT first.
     """
+    from lamina.cli import again
     from lamina.cli.output import print_ranked
     from lamina.cli.progress import progress_watcher
     from lamina.jobs.rank import run_rank
 
     flags = {"way": way, "seeds": seeds, "share": share, "base": base, "instruct": instruct}
-    flags["beside"] = list(beside) or None
     try:
         with progress_watcher() as watch:
             told = run_rank(
-                model, out, data=data, flags=flags, resume=resume, overwrite=overwrite,
-                overrides=set_, watch=watch,
-            )  # fmt: skip
+                model,
+                out,
+                data=data,
+                flags=flags | {"beside": list(beside) or None},
+                resume=resume,
+                overwrite=overwrite,
+                overrides=set_,
+                watch=watch,
+            )
     except KeyboardInterrupt as stop:
-        print("stopped. The same command with --resume goes on.", file=sys.stderr, flush=True)
+        if again.is_first():
+            given = {"data": data, "beside": beside, **{k: [str(v)] for k, v in flags.items() if v}}
+            words = [word for key in given for one in given[key] for word in (f"--{key}", one)]
+            told = again.line("rank", model, "--out", str(out), *words, "--resume", overrides=set_)
+            print(f"stopped. Go on with: {told}", file=sys.stderr, flush=True)
         raise SystemExit(128 + (stop.args[0] if stop.args else signal.SIGINT)) from None
     from lamina.engine import parallel
 

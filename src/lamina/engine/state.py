@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -179,8 +179,17 @@ def rotate(folder: Path, keep: int) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def check_fits(state: MixtureState, now: Identity, allowed: frozenset[str]) -> list[str]:
+def check_fits(
+    state: MixtureState,
+    now: Identity,
+    allowed: frozenset[str],
+    *,
+    offered: Collection[str] = SWITCHES,
+) -> list[str]:
     """Refuses to go on where something changed since the checkpoint; tells what was allowed.
+
+    Args:
+        offered: switches of `--allow-changed` that the message may name.
 
     Raises:
         RecipeError: all changes that no switch allows, in one message.
@@ -200,7 +209,7 @@ def check_fits(state: MixtureState, now: Identity, allowed: frozenset[str]) -> l
     told = {key: text for key, (then, this, text) in changed.items() if then != this}
     refused = {key: text for key, text in told.items() if key not in allowed}
     if refused:
-        switches = [key for key in refused if key in SWITCHES]
+        switches = [key for key in refused if key in offered]
         ways = [f"--allow-changed {key}" for key in switches]
         advice = f", or go on all the same with {' '.join(ways)}" if ways else ""
         raise RecipeError(

@@ -48,6 +48,15 @@ class Rows:
     """Forward/backward batches so far, over all processes."""
     advance: Callable[[int], None] = lambda batches: None
 
+    @property
+    def share(self) -> int:
+        """Batches that this process measures of one pass over all."""
+        return len(self.batches[parallel.rank() :: parallel.world()])
+
+    def quiet(self) -> Rows:
+        """The same rows for who tells how far it is in another unit; with passes of its own."""
+        return Rows(self.model, self.head, self.batches)
+
     def gradient(self, gates: Gates, batches: Sequence[int] | None = None) -> Measured:
         """Loss and gate gradients with the gates as they are.
 
@@ -119,7 +128,7 @@ def draw(
     while len(order) < wanted:
         order += [places[n] for n in generator.permutation(len(places))]
     domains = list(data.values())
-    batches = []
+    batches: list[Batch] = []
     for first in range(0, wanted, num_rows):
         rows: list[Any] = [
             packed_row(domains[d].train.examples, domains[d].train.members[row], domain=d, row=row)

@@ -59,12 +59,44 @@ class Found:
     """What the way knows beside: completeness, losses, rates."""
 
 
-def measured(way: str, rows: Rows, gates: Gates, section: GateSection, *, seed: int) -> Found:
-    """One measurement of a way that needs gates; the gates are 1 again afterwards."""
+def measured(
+    way: str, rows: Rows, gates: Gates | None, section: GateSection, *, seed: int
+) -> Found:
+    """One measurement of a way; the gates are 1 again afterwards.
+
+    Args:
+        gates: None for a model without an adapter, of which only `block_influence` knows something.
+    """
+    if gates is None:
+        assert way == "block_influence", way
+        return _block_influence(rows, gates, section, seed)
     try:
         return _MEASURES[way](rows, gates, section, seed)
     finally:
         gates.set(1.0)
+
+
+def num_advances(way: str, rows: Rows, num_gates: int, section: GateSection, players: int) -> int:
+    """How often `rows.advance` is told 1 in one measurement, in this process; 0: not at all.
+
+    Args:
+        players: sub-layers with a gate.
+    """
+    match way:
+        case "integrate":
+            return (section.points + 2) * rows.share
+        case "taylor":
+            return 2 * len(rows.batches)
+        case "learn" | "sparse":
+            return section.steps or (LEARN_STEPS if way == "learn" else SPARSE_STEPS)
+        case "leave_one_out":
+            return num_gates
+        case "shapley":
+            return players * section.samples
+        case "lora_drop" | "block_influence":
+            return rows.share
+        case _:
+            return 0
 
 
 def _integrate(rows: Rows, gates: Gates, section: GateSection, seed: int) -> Found:
@@ -136,14 +168,17 @@ def _leave_one_out(rows: Rows, gates: Gates, section: GateSection, seed: int) ->
 
     fast = FromBlock(rows.model, rows.head, rows.batches)
     found = leave_one_out(gates, fast.loss, beginning=fast.beginning, advance=rows.advance)
+    rows.passes += found.passes * len(rows.batches)
     return Found(found.values, notes={"loss": found.whole, "passes": found.passes})
 
 
 def _shapley(rows: Rows, gates: Gates, section: GateSection, seed: int) -> Found:
     from lamina.ila.shapley import of_adapter, shapley
 
-    players, value = of_adapter(gates, rows.loss)
+    quiet = rows.quiet()
+    players, value = of_adapter(gates, quiet.loss)
     found = shapley(players, value, seed=seed, samples=section.samples, advance=rows.advance)
+    rows.passes += quiet.passes
     notes = {"cornerstones": sorted(found.cornerstones)}
     return Found(dict(found.values), columns={"s.e.": dict(found.errors)}, notes=notes)
 
@@ -158,12 +193,14 @@ def _delta_norm(rows: Rows, gates: Gates, section: GateSection, seed: int) -> Fo
 def _lora_drop(rows: Rows, gates: Gates, section: GateSection, seed: int) -> Found:
     from lamina.ila.norms import lora_drop
 
+    rows.passes += len(rows.batches)
     return Found(lora_drop(rows.model, rows.batches, advance=rows.advance))
 
 
-def _block_influence(rows: Rows, gates: Gates, section: GateSection, seed: int) -> Found:
+def _block_influence(rows: Rows, gates: Gates | None, section: GateSection, seed: int) -> Found:
     from lamina.ila.block_influence import block_influence
 
+    rows.passes += len(rows.batches)
     return Found(block_influence(rows.model, rows.batches, advance=rows.advance))
 
 

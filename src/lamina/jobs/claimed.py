@@ -63,7 +63,7 @@ def standing(
         OutputError: something else stands there, it lies in an input or around one, or a run
             stands there and neither `--resume` nor `--overwrite` is given.
     """
-    _check_place(out, inputs)
+    refuse_inside(out, inputs)
     if not _holds_something(out):
         return None
     foreign = _foreign(out, kind)
@@ -113,7 +113,12 @@ def leave(out: Path, *, kind: Kind = TUNING) -> None:
             shutil.rmtree(out)
 
 
-def _check_place(out: Path, inputs: Sequence[Path]) -> None:
+def refuse_inside(out: Path, inputs: Sequence[Path]) -> None:
+    """Refuses a folder that is none, or that lies in an input or around one.
+
+    Raises:
+        OutputError: says which.
+    """
     if out.is_symlink():
         raise OutputError(f"{out} is a link. Give the folder itself: {out.resolve()}.")
     if out.exists() and not out.is_dir():

@@ -19,7 +19,7 @@ from lamina.jobs.tune import write_json
 from lamina.jobs.tuned import account
 
 if TYPE_CHECKING:
-    from lamina.jobs.rank_run import Ranking
+    from lamina.jobs.rank_prepare import Ranking
 
 STABLE = 0.95
 """Agreement between seeds below which a warning is told."""
@@ -80,9 +80,8 @@ def scores_of(run: Ranking, way: str, found: Sequence[Found], known: Linears) ->
             if all(unit in table for table in tables)
         }
     if kind.grain == "module":
-        rank = run.recipe.train.rank
         columns["parameters"] = {
-            unit: float(known.by_id[unit].lora_parameters(rank)) for unit in units
+            unit: float(known.by_id[unit].lora_parameters(run.rank_of(unit))) for unit in units
         }
         columns["weights"] = {unit: float(known.by_id[unit].weights) for unit in units}
     prints = {"model": run.identity.model.split("+")[0], "data": run.identity.data}
@@ -149,7 +148,7 @@ def agreement_of(
         "notes": {name: [found.notes for found in table] for name, table in tables.items()},
         "cost": {
             "batches": run.passes.get(way, 0),
-            "tokens": run.tokens * run.recipe.seeds,
+            "tokens": run.tokens if run.passes.get(way) else 0,
             "stage_one_steps": run.stage.get("steps", 0),
             "stable_at": run.stage.get("stable_at"),
             "passes": dict(run.passes),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from lamina.core.errors import RecipeError
 from lamina.core.modules import Linears
 from lamina.ila.ways import Found
 from lamina.weights.checkpoint import Checkpoint, open_checkpoint
@@ -13,21 +12,20 @@ from lamina.weights.linears import linears_of
 
 if TYPE_CHECKING:
     from lamina.core.scores import LayerScores
-    from lamina.jobs.rank_run import Ranking
+    from lamina.jobs.rank_prepare import Ranking
 
 
-def from_files(run: Ranking, way: str) -> tuple[list[Found], Linears]:
-    """One measurement of `snr` or `cosine`, and the modules of the model."""
+def from_files(run: Ranking, way: str) -> list[Found]:
+    """The one measurement of `snr` or `cosine`."""
     checkpoint = open_checkpoint(run.source.folder)
-    known = linears_of(checkpoint)
-    return [(_snr if way == "snr" else _cosine)(run, checkpoint, known)], known
+    return [(_snr if way == "snr" else _cosine)(run, checkpoint, linears_of(checkpoint))]
 
 
 def _snr(run: Ranking, checkpoint: Checkpoint, known: Linears) -> Found:
     from lamina.ila.snr import snr
 
-    run.watch.stage("spectra of the weights", 0)
-    found = snr(checkpoint)
+    run.watch.stage("spectra of the weights", len(known.by_id))
+    found = snr(checkpoint, advance=run.watch.advance)
     for note in found.notes:
         run.watch.tell(note)
     return Found(found.values, columns={"raw": found.raw}, notes={"told": list(found.notes)})
@@ -38,16 +36,10 @@ def _cosine(run: Ranking, checkpoint: Checkpoint, known: Linears) -> Found:
     from lamina.lata.measure import measure, scores
     from lamina.merge.inputs import open_inputs
     from lamina.merge.recipe import from_dict
+    from lamina.merge.sources import Sources
     from lamina.weights import kernels
-    from lamina.weights.sources import Sources
 
     recipe = run.recipe
-    if recipe.base is None or (recipe.instruct is None and run.source.adapter is None):
-        raise RecipeError(
-            "`cosine` compares what a tuning did with the instruction vector: give --base, the raw "
-            "model, and --instruct, the instruct model that this one was tuned from (an adapter "
-            "names that itself)."
-        )
     expert = str(run.source.adapter or run.source.folder)
     asked = from_dict(
         {
@@ -65,16 +57,17 @@ def _cosine(run: Ranking, checkpoint: Checkpoint, known: Linears) -> Found:
         kernels.compile_all()
     assert inputs.base is not None
     assert inputs.reference is not None
-    grams = measure(
-        inputs, Sources(inputs), threads=min(8, os.cpu_count() or 1), progress=lambda _: None
-    )
+    threads = min(8, os.cpu_count() or 1)
+    values = sum(tensor.num_elements for tensor in inputs.target.tensors.values())
+    run.watch.stage("cosines with the instruction vector", values)
+    grams = measure(inputs, Sources(inputs), threads=threads, progress=run.watch.advance)
     (table,) = grams.values()
     prints = {"base": inputs.base.fingerprint, "instruct": inputs.reference.fingerprint}
     found: LayerScores = scores(table, inputs.layers, "module", model=expert, inputs=prints)
-    values = {one: found.values[one] for one in known.by_id}
+    scored = {one: found.values[one] for one in known.by_id}
     columns = {
         key: {one: column[one] for one in known.by_id if one in column}
         for key, column in found.columns.items()
         if key != "rank"
     }
-    return Found(values, columns=columns)
+    return Found(scored, columns=columns)

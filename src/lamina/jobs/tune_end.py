@@ -14,6 +14,7 @@ from lamina.core.errors import OutputError
 from lamina.core.manifest import Manifest, read_json
 from lamina.core.plan import LayerPlan
 from lamina.data.templates import choose_template
+from lamina.engine.load import Source
 from lamina.engine.run import Finished
 from lamina.engine.tunable import (
     save_model,
@@ -165,8 +166,8 @@ def _write_model(
             shutil.copyfile(home / file, part / file)
         if run.train.method == "full":  # as it was: dtype, use_cache and all
             shutil.copyfile(run.source.folder / "config.json", part / "config.json")
-        elif not Path(run.source.name).exists():
-            _name_base(part / "adapter_config.json", run.source.name)
+        else:
+            name_base(run.source, part)
         if run.recipe.data.chat_template is not None:
             _write_template(run, part)
         (part / "README.md").write_text(card, encoding="utf-8")
@@ -179,10 +180,13 @@ def _write_model(
     part.rename(final)
 
 
-def _name_base(file: Path, hub_name: str) -> None:
+def name_base(source: Source, adapter: Path) -> None:
     """An adapter names a base from the hub as the hub does, not by a place in this disk's cache."""
-    name, _, revision = hub_name.partition("@")
+    if Path(source.name).exists():
+        return
+    name, _, revision = source.name.partition("@")
     known = {"base_model_name_or_path": name, "revision": revision or None}
+    file = adapter / "adapter_config.json"
     write_json(file, {**read_json(file), **known})
 
 
