@@ -32,7 +32,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -c 'from lamina.weights.kernels import compile_all; compile_all()'
 	@touch $@
 
-demo: install  ## merge, forget, detect, tune and measure the small models that come with lamina; writes runs/demo
+demo: install  ## merge, forget, detect, rank, tune and measure the small models that come with lamina; writes runs/demo
 	@$(BIN)/lamina demo
 
 test: install  ## all tests

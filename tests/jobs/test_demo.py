@@ -41,15 +41,17 @@ def test_the_demo_runs_and_replaces_only_itself(
 ) -> None:
     texts = {}
     for domain, path in controls.bundled_texts().items():
-        if domain in ("code", "math", "unwanted"):
+        if domain in ("code", "math", "unwanted", "instruct"):
             rows = [json.loads(line) for line in _lines(path)[:3]]
             texts[domain] = tmp_path / f"{domain}.jsonl"
             texts[domain].write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert len(texts) == 3
+    assert len(texts) == 4
     monkeypatch.setattr(controls, "bundled_texts", lambda: texts)
     monkeypatch.setenv("LAMINA_CACHE", str(tmp_path / "cache"))
     small = _small(demo.tune_recipes(demo.list_members()), tmp_path)
     monkeypatch.setattr(demo, "tune_recipes", lambda members: small)
+    layers = _small_layers(demo.layer_recipes(demo.list_members()), small)
+    monkeypatch.setattr(demo, "layer_recipes", lambda members: layers)
     out = tmp_path / "demo"
     watch = Lines()
     told = demo.run_demo(out, watch)
@@ -66,6 +68,15 @@ def test_the_demo_runs_and_replaces_only_itself(
     assert page.lstrip().startswith("<!DOCTYPE html>")
     assert "What the instruct model knows" in page
     assert "Tuning it with weights that move" in page
+    assert "Which modules of the raw model matter" in page
+    assert "What this does not show" in page
+    numbers = read_json(out / "layers.json")
+    modules = {name: run["price"]["modules"] for name, run in numbers["runs"].items()}
+    assert modules == {"all": 56, "top_30": 17}
+    assert [(pair["first"], pair["second"]) for pair in numbers["pairs"]] == [("top_30", "all")]
+    tuned = open_adapter(out / "layers" / "top_30" / "model")
+    assert len(tuned.modules) == 17
+    assert (out / "layers" / "top_30.yaml").is_file()
     shares = read_json(out / "detect" / "shares.json")["shares"]
     lines = [json.loads(line) for line in _lines(out / "tune" / "domains.jsonl")]
     assert lines[0]["weights"] == pytest.approx(shares, abs=1e-3)
@@ -124,6 +135,21 @@ def _small(recipes: dict, folder: Path) -> dict:
         "detect": {"domains": domains, "detect": detect["detect"] | {"texts": 4, "repeats": 2}},
         "tune": tune | {"domains": domains, "mixture": mixture, "train": train, "general": None},
     }
+
+
+def _small_layers(recipes: tuple, small: dict) -> tuple:
+    """The demo's ranking and two of its tunings, in seconds."""
+    ranking, tunings = recipes
+    shared = {
+        "domains": {"instruct": small["tune"]["domains"]["code"]},
+        "data": {"max_length": 128, "heldout_rows": 2},
+    }
+    train = ranking["train"] | {"windows": 1, "window_steps": 1, "batch_size": 1}
+    gates = {"batches": 1, "rows": 1}
+    ranking |= shared | {"train": train, "gates": gates, "beside": ["delta_norm"]}
+    for recipe in tunings.values():
+        recipe |= shared | {"train": recipe["train"] | {"window_steps": 1, "batch_size": 1}}
+    return ranking, {name: tunings[name] for name in ("all", "top_30")}
 
 
 def _lines(path: Path) -> list[str]:

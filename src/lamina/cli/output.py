@@ -170,14 +170,16 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
 
 
 def print_demo(result: Mapping[str, str]) -> None:
-    """The losses, what they say, and where the page is."""
+    """The losses, what they say, the tunings of some modules, and where the page is."""
     from lamina.core.manifest import read_json
     from lamina.report.show import render_reading
+    from lamina.report.show_demo import render_demo_layers
 
     console, folder = _console(), Path(result["folder"])
     console.print(losses_table(read_json(folder / "metrics.json")))
     console.print(Text("bold: lowest of all; nats a token, lower is better", style="dim"))
     console.print(render_reading(folder))
+    console.print(render_demo_layers(folder))
     console.print(f"page:    {result['page']}", soft_wrap=True)
     console.print(f"numbers: {result['numbers']}", soft_wrap=True)
 

@@ -2,8 +2,8 @@
 
 Merges math and code into instruct by LATA (with controls) and by plain task arithmetic; merges the
 unwanted expert in, too, and makes that model forget it again; measures every member and merge on
-every domain. Then asks what instruct knows of six domains, tunes it on them with weights that move,
-and writes one page.
+every domain. Then asks what instruct knows of six domains, and tunes it on them with weights that
+move; ranks the modules of base, and tunes some of them (`jobs.demo_layers`). Writes one page.
 """
 
 import shutil
@@ -15,6 +15,7 @@ from typing import Any
 from lamina.core.errors import DataError, OutputError
 from lamina.core.manifest import read_json, write_atomic, write_json_atomic
 from lamina.core.yaml import dump_yaml
+from lamina.jobs import demo_layers
 from lamina.jobs.watch import Watcher
 
 MEMBERS = ("base", "instruct", "math", "code", "unwanted")
@@ -118,6 +119,12 @@ def tune_recipes(members: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     }
 
 
+def layer_recipes(members: Mapping[str, str]) -> tuple[demo_layers.Recipe, demo_layers.Recipes]:
+    """The ranking of the raw model on requests and answers, and the tunings by folder."""
+    rows, base = str(demo_folder() / "domains" / "general.jsonl.gz"), members["base"]
+    return demo_layers.rank_recipe(base, rows), demo_layers.plan_recipes(base, rows)
+
+
 def run_demo(out: Path, watch: Watcher) -> dict[str, Any]:
     """Run everything and write `out`; returns where the page and the numbers are.
 
@@ -133,7 +140,7 @@ def run_demo(out: Path, watch: Watcher) -> dict[str, Any]:
     from lamina.report.page import write_demo_page
 
     members = list_members()
-    tuning = tune_recipes(members)
+    tuning, layers = tune_recipes(members), layer_recipes(members)
     out = _make_room(out)
     for name, recipe in recipes(members, out).items():
         write_atomic(out / f"{name}.yaml", dump_yaml(recipe).encode())
@@ -170,6 +177,7 @@ def run_demo(out: Path, watch: Watcher) -> dict[str, Any]:
     }
     write_json_atomic(out / "metrics.json", metrics, sort_keys=False)
     _detect_and_tune(members["instruct"], tuning, out, watch)
+    demo_layers.run_layers(*layers, out, _Outline(watch))
     page = write_demo_page(
         out,
         {
@@ -180,6 +188,7 @@ def run_demo(out: Path, watch: Watcher) -> dict[str, Any]:
             "Forgetting them, by rank": BY_RANK,
             "What the instruct model knows": DETECTED,
             "Tuning it with weights that move": TUNED,
+            "Which modules of the raw model matter": demo_layers.RANKED,
         },
     )
     return {"folder": str(out), "page": str(page), "numbers": str(out / "metrics.json")}

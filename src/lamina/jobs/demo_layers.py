@@ -8,16 +8,15 @@ One seed and one draw: a picture of how it is done. docs/studies.md has five see
     OUT/  rank.yaml rank/ layers/NAME.yaml layers/NAME/ layers.json
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lamina.core.manifest import read_json, write_atomic, write_json_atomic
 from lamina.core.yaml import dump_yaml
-from lamina.evaluate.compare import Difference, paired_difference
 from lamina.jobs.watch import Watcher
-from lamina.versatune.ledger import WIDTH
 
+Recipe, Recipes = dict[str, Any], dict[str, dict[str, Any]]
 RANKED, LAYERS = "rank", "layers"
 NUMBERS = "layers.json"
 SCHEMA = "lamina.demo_layers/1"
@@ -28,7 +27,7 @@ PLANS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
     ALL: ("all modules", {"rule": "all"}),
     FROZEN: ("lowest quarter frozen", {"rule": "top", "share": 0.75}),
     TOP: ("top 30 %", {"rule": "top", "share": 0.3}),
-    RANDOM: ("random, as many values", {"rule": "matched_random", "share": 0.3, "seed": 1}),
+    RANDOM: ("random modules", {"rule": "matched_random", "share": 0.3, "seed": 1}),
 }
 """Folder below `layers` -> its name in tables, and the rule that chooses modules."""
 PAIRS = ((FROZEN, ALL), (TOP, ALL), (RANDOM, ALL), (TOP, RANDOM))
@@ -44,7 +43,7 @@ TRAIN = {
 DATA = {"max_length": 512, "heldout_rows": 16}
 
 
-def rank_recipe(model: str, rows: str) -> dict[str, Any]:
+def rank_recipe(model: str, rows: str) -> Recipe:
     """The recipe of the ranking: stage 1, the default way, exact leave-one-out beside."""
     stage = {"windows": 12, "window_steps": 4, "schedule": "constant_with_warmup"}
     return {
@@ -58,7 +57,7 @@ def rank_recipe(model: str, rows: str) -> dict[str, Any]:
     }
 
 
-def plan_recipes(model: str, rows: str) -> dict[str, dict[str, Any]]:
+def plan_recipes(model: str, rows: str) -> Recipes:
     """The recipes of the tunings by folder; they differ in `plan` alone."""
     scores = {"scores": f"../{RANKED}/scores.json"}
     return {
@@ -90,7 +89,7 @@ def run_layers(
         path = _written(recipe, out / LAYERS / f"{name}.yaml")
         watch.tell(f"lamina tune {path} --out {out / LAYERS / name}")
         run_tune(path, out / LAYERS / name, watch=watch)
-    numbers = _measured(ranking["model"], list(tunings), out, watch)
+    numbers = _measured(ranking["model"], tuple(tunings), out, watch)
     write_json_atomic(out / NUMBERS, numbers, sort_keys=False)
     return numbers
 
@@ -100,9 +99,10 @@ def _written(recipe: Mapping[str, Any], path: Path) -> Path:
     return path
 
 
-def _measured(model: str, names: list[str], out: Path, watch: Watcher) -> dict[str, Any]:
+def _measured(model: str, names: Sequence[str], out: Path, watch: Watcher) -> dict[str, Any]:
     """Held-out losses of the raw model and of every tuning, paired by request, and what each
     plan trains and costs."""
+    from lamina.evaluate.compare import paired_difference
     from lamina.evaluate.perplexity import TextLoss, measure
     from lamina.evaluate.text import read_documents
     from lamina.jobs.controls import bundled_texts
@@ -113,7 +113,11 @@ def _measured(model: str, names: list[str], out: Path, watch: Watcher) -> dict[s
     for name in names:
         watch.stage(f"measuring {name.replace('_', ' ')}", 0)
         losses[name] = measure(out / LAYERS / name / "model", texts, base=model)[DOMAIN]
-    differences = {pair: paired_difference(*(losses[name] for name in pair)) for pair in PAIRS}
+    gaps = {
+        (first, second): paired_difference(losses[first], losses[second])
+        for first, second in PAIRS
+        if {first, second} <= losses.keys()
+    }
     plans = {name: read_json(out / LAYERS / name / "plan.json") for name in names}
     return {
         "schema": SCHEMA,
@@ -129,15 +133,16 @@ def _measured(model: str, names: list[str], out: Path, watch: Watcher) -> dict[s
             for name in names
         },
         "pairs": [
-            {"first": first, "second": second, **_interval(found)}
-            for (first, second), found in differences.items()
+            {"first": first, "second": second, **_interval(gap.value, gap.se)}
+            for (first, second), gap in gaps.items()
         ],
     }
 
 
-def _interval(difference: Difference) -> dict[str, float | None]:
+def _interval(value: float, se: float | None) -> dict[str, float | None]:
     """A difference with its normal 95 % interval."""
-    value, se = difference.value, difference.se
+    from lamina.versatune.ledger import WIDTH
+
     if se is None:
         return {"value": value, "se": None, "low": None, "high": None}
     return {"value": value, "se": se, "low": value - WIDTH * se, "high": value + WIDTH * se}

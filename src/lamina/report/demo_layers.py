@@ -1,4 +1,4 @@
-"""The demo's `layers.json`: one model tuned on all of its modules and on some, as a table and words.
+"""The demo's `layers.json`, one model tuned on all of its modules and on some: a table and words.
 
 Read by the demo's page and by what `lamina demo` prints. What it holds is one seed, and it says so.
 """
@@ -6,6 +6,7 @@ Read by the demo's page and by what `lamina demo` prints. What it holds is one s
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 from lamina.core.manifest import read_json
 from lamina.report.formats import count, listing, number, signed
@@ -49,9 +50,7 @@ class PartTuned:
 class DemoLayers:
     """All of the file."""
 
-    text: str
     rows: float
-    tokens: float
     base: tuple[float, float | None]
     """Loss and standard error of the model before any tuning."""
     runs: Mapping[str, PartTuned]
@@ -68,7 +67,7 @@ def read_demo_layers(folder: Path) -> DemoLayers | None:
     if not file.is_file():
         return None
     read = Place(read_json(file), file)
-    text, base = read.get("text"), read.get("base")
+    base = read.get("base")
     runs = {
         name: PartTuned(
             place.get("title").text() or name,
@@ -86,9 +85,7 @@ def read_demo_layers(folder: Path) -> DemoLayers | None:
         for place in read.get("pairs").listed()
     }
     return DemoLayers(
-        text.get("name").text(),
-        _number(text.get("rows")),
-        _number(text.get("tokens")),
+        _number(read.get("text").get("rows")),
         (_number(base.get("loss")), base.get("se").number()),
         runs,
         {pair: gap for pair, gap in gaps.items() if set(pair) <= runs.keys()},
@@ -103,23 +100,21 @@ def _number(place: Place) -> float:
 
 
 def _link(folder: Path, name: str) -> str:
-    return (
-        f"{FOLDER}/{name}/report.html" if (folder / FOLDER / name / "report.html").is_file() else ""
-    )
+    page = f"{FOLDER}/{name}/report.html"
+    return quote(page) if (folder / page).is_file() else ""
 
 
 def table(read: DemoLayers) -> Table:
     """A line for the model as it was and for each tuning."""
     loss, se = read.base
-    best = min(one.loss for one in read.runs.values()) if read.runs else None
-    none = Cell("–")
-    rows = [Row("before tuning", (Cell(number(loss), _error(se)), none, none, none, none, none))]
+    before = (Cell(number(loss), _error(se)), *[Cell("–")] * 5)
+    rows = [Row("before tuning", before)]
     for name, one in read.runs.items():
         gap = read.gaps.get((name, ALL))
         price = one.price
         cells = (
-            Cell(number(one.loss), _error(one.se), best="all" if one.loss == best else ""),
-            none if gap is None else Cell(signed(gap.value), _interval(gap), _tone(gap)),
+            Cell(number(one.loss), _error(one.se)),
+            Cell("–") if gap is None else Cell(signed(gap.value, 4), _interval(gap), _tone(gap)),
             Cell(count(price.get("modules"))),
             Cell(count(price.get("parameters"))),
             Cell(count(price.get("lowest_block"))),
@@ -132,8 +127,9 @@ def table(read: DemoLayers) -> Table:
         head,
         tuple(rows),
         "Below a loss: one standard error. Against all modules: the difference on the same "
-        "requests, below it the 95 % interval, coloured where that leaves out 0. A step is counted "
-        "in forward passes, not timed.",
+        "requests, below it the 95 % interval, coloured where that leaves out 0. Random "
+        "modules have as many trained values as the top 30 %. A step is counted in forward passes, "
+        "not timed.",
     )
 
 
@@ -144,7 +140,7 @@ def _error(se: float | None) -> str:
 def _interval(gap: Gap) -> str:
     if gap.low is None or gap.high is None:
         return ""
-    return f"{signed(gap.low)} to {signed(gap.high)}"
+    return f"{signed(gap.low, 4)} to {signed(gap.high, 4)}"
 
 
 def _tone(gap: Gap) -> str:
@@ -187,8 +183,8 @@ def _kept(read: DemoLayers) -> str:
 
 def _told(gap: Gap) -> str:
     if not _interval(gap):
-        return signed(gap.value)
-    return f"{signed(gap.value)} ({_interval(gap)}: {gap.verdict})"
+        return signed(gap.value, 4)
+    return f"{signed(gap.value, 4)} ({_interval(gap)}: {gap.verdict})"
 
 
 def _saves(read: DemoLayers) -> str:

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from lamina.core.errors import DataError
 from lamina.core.manifest import write_atomic
-from lamina.report import facts, formats, grid, pictures, tables, verdicts, words
+from lamina.report import demo_layers, facts, formats, grid, pictures, tables, verdicts, words
 from lamina.report.nouns import Expert, Metrics, Run
 from lamina.report.rank import section as rank_section
 from lamina.report.rank import words as rank_words
@@ -170,6 +170,8 @@ def write_demo_page(folder: Path, sections: Mapping[str, str | Path] | None = No
     runs = [(section.title, section.run) for section in merged]
     told = [words.overview(runs)] if runs else []
     told += [part for one in made for part in _in_short(one)]
+    layers = demo_layers.read_demo_layers(folder)
+    losses["layers"] = layers and (layers, demo_layers.table(layers), demo_layers.parts(layers))
     losses["parts"] = [*told, *(verdicts.measured_reading(metrics, merges) if metrics else [])]
     losses["warnings"] = [*(words.warnings_of(runs) if runs else []), *warnings]
     html = _render(
@@ -241,6 +243,7 @@ def _render(
         "perplexities": None,
         "forget": None,
         "controls": None,
+        "layers": None,
     }
     return _environment().get_template("template.html.j2").render(values | given)
 
