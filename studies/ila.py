@@ -199,7 +199,8 @@ def sizes_of(given: argparse.Namespace) -> dict[str, Any]:
 def model_of(given: str) -> tuple[str, str]:
     """A folder, and what its results are called: one of the demo's models, or any."""
     folder = demo_folder() / "models" / given
-    return (str(folder), given) if folder.is_dir() else (given, Path(given).name)
+    ours = folder.is_dir() and "/" not in given
+    return (str(folder), given) if ours else (given, Path(given).name)
 
 
 def rows_of(given: str) -> tuple[str, str]:
