@@ -55,8 +55,11 @@ def test_equal_scores_go_by_the_layers_order():
     assert scores(table([1.0, 1.0, 1.0]), shape="top", share=0.5) == {"0": 1.0, "1": 1.0, "2": 0.0}
 
 
-@given(st.lists(st.floats(-1, 1), min_size=1, max_size=40))
-def test_from_latas_cosines_the_rule_is_latas_own(values: list[float]):
-    cosines = table(values, "lata_cosine")
+@given(
+    st.lists(st.floats(-1, 1), min_size=1, max_size=40), st.sampled_from(["lata_cosine", "cosine"])
+)
+def test_from_latas_cosines_the_rule_is_latas_own(values: list[float], method: str):
+    """Of a merge, or of `lamina rank --way cosine`."""
+    cosines = table(values, method)
     assert scores(cosines, shape="linear") == linear_drop(cosines)
     assert scores(cosines, shape="log") == log_drop(cosines)

@@ -46,7 +46,7 @@ def threshold(scores: LayerScores, *, threshold: float) -> dict[str, float]:
     return {unit: float(value < threshold) for unit, value in scores.values.items()}
 
 
-HIGH_IS_SPARED = frozenset({"lata_cosine"})
+HIGH_IS_SPARED = frozenset({"lata_cosine", "cosine"})
 """Methods whose high scores mean that less of a layer is taken; for others high is important."""
 
 
