@@ -116,7 +116,7 @@ def timed(steps: Mapping[str, Callable[[], Any]], repeat: int) -> dict[str, list
     """CPU seconds of steps taken in turns, the first of each not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(repeat + 1):
-        for name in steps if turn % 2 else reversed(steps):
+        for name in steps if turn % 2 else reversed(list(steps)):
             began = time.process_time()
             steps[name]()
             if turn:

@@ -35,7 +35,7 @@ def main() -> None:
         programs += [
             [str(HERE / "tune.py"), "--detect", *(["--trl", given.trl] if given.trl else [])]
         ]
-        programs += [[str(HERE / "prefix.py")]]
+        programs += [[str(HERE / "prefix.py")], [str(HERE / "rank.py")]]
         codes = [subprocess.run([sys.executable, *p], check=False).returncode for p in programs]
     sys.exit(max(codes))
 
