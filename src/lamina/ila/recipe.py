@@ -32,7 +32,7 @@ OF_ADAPTER = (*GATED, "delta_norm", "lora_drop")
 NEEDS_DATA = (*GATED, "lora_drop", "block_influence")
 
 STAGE_ONE: dict[str, Any] = {
-    "learning_rate": 5e-4, "schedule": "constant_with_warmup", "windows": 50, "window_steps": 4,
+    "learning_rate": 5e-4, "schedule": "constant_with_warmup", "windows": 50, "window_steps": 10,
 }  # fmt: skip
 """What `train` has where nothing is written: a rate that does not fall, so that the loss is stable
 because nothing more is learnt and not because the rate is 0."""
@@ -43,10 +43,8 @@ Part = Annotated[float, Field(gt=0, le=1)]
 class StableSection(Recipe):
     """When stage 1 ends: the loss of fixed probe rows no longer changes (epsilon-stable)."""
 
-    every: Part = 0.02
-    """Share of all steps between two looks at the probe rows."""
-    change: Positive = 0.005
-    """Relative change of the probe loss below which a look counts as stable."""
+    change: Positive = 0.001
+    """Relative change of the probe loss from one look to the next that counts as none."""
     looks: Count = 3
     """Looks in a row that must be stable."""
     after: Annotated[float, Field(ge=0, le=1)] = 0.1
