@@ -12,7 +12,10 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from lamina.core.recipe import validate
+from lamina.core.rules import RULES as PLAN_RULES
+from lamina.core.rules import parameters_of as rule_parameters
 from lamina.core.yaml import load_yaml
+from lamina.ila.recipe import STAGE_ONE, WAYS, RankRecipe
 from lamina.merge.keys import ALL_PARAMETERS, KEYS, METHODS, RULES
 from lamina.merge.recipe import from_dict
 from lamina.versatune.policies import POLICIES, parameters_of
@@ -52,9 +55,9 @@ def test_links_lead_somewhere(page: Path):
 
 def test_every_function_that_the_papers_page_names_is_there():
     text = read("docs/papers.md")
-    floors = "core|weights|data|merge|engine|lata|versatune|jobs|evaluate"
+    floors = "core|weights|data|merge|engine|ila|lata|versatune|jobs|evaluate"
     names = sorted(set(re.findall(rf"`((?:{floors})\.[A-Za-z_.]+)`", text)))
-    assert len(names) > 60
+    assert len(names) > 120
     assert [name for name in names if not exists(name)] == []
 
 
@@ -125,9 +128,14 @@ def shown(value: Any) -> str:
             return str(value)
 
 
+def key_rows(page: str, heading: str) -> list[tuple[str, str, str]]:
+    """(stars, key, default) of every row of the tables below a heading."""
+    text = read(page).partition(f"## {heading}\n")[2]
+    return re.findall(r"^\| (\**)`([\w.]+)`\** \| (.*?) ?\|", text, re.MULTILINE)
+
+
 def test_every_key_of_a_tuning_stands_in_the_reference_with_its_default():
-    text = read("docs/tuning.md").partition("## The recipe, key by key")[2]
-    rows = re.findall(r"^\| (\**)`([\w.]+)`\** \| (.*?) ?\|", text, re.MULTILINE)
+    rows = key_rows("docs/tuning.md", "The recipe, key by key")
     written = {key: default for _, key, default in rows}
     real = {
         key.removeprefix("domains.sources."): default
@@ -138,6 +146,38 @@ def test_every_key_of_a_tuning_stands_in_the_reference_with_its_default():
     assert {key: default for key, default in written.items() if key not in ours} == real
     bold = {key for stars, key, _ in rows if stars}
     assert bold - {"domains"} == {key for key, default in real.items() if default == ""}
+
+
+def test_every_key_of_a_ranking_stands_in_the_reference_with_its_default():
+    rows = key_rows("docs/layers.md", "The recipe of a ranking, key by key")
+    every = default_keys(RankRecipe)
+    shared = {key for key in every if key.startswith(("data.", "train."))}
+    assert shared <= {key for _, key, _ in key_rows("docs/tuning.md", "The recipe, key by key")}
+    real = {key: default for key, default in every.items() if key not in shared}
+    real = {key: default for key, default in real.items() if not key.startswith("domains.")}
+    real |= {"domains": "{}", **{f"train.{key}": shown(value) for key, value in STAGE_ONE.items()}}
+    assert {key: default for _, key, default in rows} == real
+    assert {key for stars, key, _ in rows if stars} == {k for k, value in real.items() if not value}
+
+
+def test_every_way_and_rule_stands_in_its_table():
+    ways = re.findall(r"^\| `(\w+)` \| ", section("docs/layers.md", "Ways"), re.MULTILINE)
+    assert sorted(ways) == sorted(WAYS)
+    rows = re.findall(
+        r"^\| (`\w+`(?:, `\w+`)*) \| (.*?) ?\|", section("docs/layers.md", "Rules", 3), re.MULTILINE
+    )
+    written = {
+        name: {*re.findall(r"`(\w+)`", keys)}
+        for names, keys in rows
+        for name in re.findall(r"`(\w+)`", names)
+    }
+    assert written == {name: {*rule_parameters(name)} for name in PLAN_RULES}
+
+
+def section(page: str, heading: str, level: int = 2) -> str:
+    """What stands below a heading, up to the next one."""
+    below = read(page).partition(f"\n{'#' * level} {heading}\n")[2]
+    return re.split(r"^#+ ", below, maxsplit=1, flags=re.MULTILINE)[0]
 
 
 def test_every_policy_stands_in_the_table_with_its_parameters():
