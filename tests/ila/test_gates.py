@@ -76,8 +76,14 @@ def test_the_function_passes_gradcheck():
     torch.manual_seed(0)
     x = torch.randn(4, 8, dtype=torch.float64, requires_grad=True)
     a, b = torch.randn(3, 8, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
+    base = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
     gamma = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda x, g: GatedDelta.apply(x, a, b, g, 2.0), (x, gamma))
+    for in_place in (False, True):
+
+        def gated(y: Any, x: Any, gamma: Any, into: bool = in_place) -> Any:
+            return GatedDelta.apply(y * 1.0, x, a, b, gamma, 2.0, into)
+
+        assert torch.autograd.gradcheck(gated, (base, x, gamma))
 
 
 def test_the_integral_is_complete():
@@ -152,7 +158,8 @@ def test_only_the_inner_products_are_kept_for_the_backward_pass():
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        GatedDelta.apply(x, a, b, gamma, 2.0).sum().backward()
+        fresh = torch.zeros(tokens, outputs)
+        GatedDelta.apply(fresh, x, a, b, gamma, 2.0, True).sum().backward()
     assert sizes == [tokens * rank]
 
 

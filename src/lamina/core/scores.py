@@ -106,7 +106,11 @@ class LayerScores(BaseModel):
         others: float,
         origin: str = "scores.json",
     ) -> LayerPlan:
-        """The plan that gives every layer the coefficient `rule(its value)`."""
+        """The plan that gives every layer the coefficient `rule(its value)`.
+
+        Of blocks or modules: scores of sub-layers are first spread (`Linears.by_module`).
+        """
+        assert self.granularity != "sublayer", "a plan is of blocks or modules"
         return LayerPlan(
             granularity=self.granularity,
             coefficients={unit: rule(value) for unit, value in self.values.items()},

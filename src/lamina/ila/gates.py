@@ -17,7 +17,7 @@ Letters: N gated modules, T tokens, r rank.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,38 +48,50 @@ class Gates:
         """All gates at once: one number, or [N]."""
         self.values.copy_(torch.as_tensor(value, dtype=torch.float32).expand_as(self.values))
 
-    def only(self, kept: frozenset[str] | set[str]) -> None:
+    def only(self, kept: Collection[str]) -> None:
         """1 for these modules, 0 for all others."""
         self.set(torch.tensor([float(one in kept) for one in self.ids]))
 
 
 class GatedDelta(torch.autograd.Function):
-    """gamma * c * x A^T B^T; keeps x A^T alone for the backward pass."""
+    """result + gamma * c * x A^T B^T; keeps x A^T alone for the backward pass.
+
+    `in_place` adds to the result itself: for a fresh one of a linear layer, whose own backward pass
+    does not read it.
+    """
 
     @staticmethod
     def forward(
         ctx: Any,
+        result: torch.Tensor,
         x: torch.Tensor,
         a_rI: torch.Tensor,
         b_Or: torch.Tensor,
         gamma: torch.Tensor,
         scale: float,
+        in_place: bool,
     ) -> torch.Tensor:
         u_Tr = x.to(a_rI.dtype) @ a_rI.T
         ctx.save_for_backward(u_Tr, a_rI, b_Or, gamma)
         ctx.scale, ctx.dtype = scale, x.dtype
-        return (u_Tr * (gamma.to(u_Tr.dtype) * scale)) @ b_Or.T
+        scaled_Tr = u_Tr * (gamma.to(u_Tr.dtype) * scale)
+        if not in_place:
+            return (result + scaled_Tr @ b_Or.T).to(result.dtype)
+        ctx.mark_dirty(result)
+        result.view(-1, len(b_Or)).addmm_(scaled_Tr.reshape(-1, len(a_rI)), b_Or.T)
+        return result
 
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> tuple[torch.Tensor | None, ...]:
         u_Tr, a_rI, b_Or, gamma = ctx.saved_tensors
         v_Tr = grads[0].to(b_Or.dtype) @ b_Or
         d_gamma = d_x = None
-        if ctx.needs_input_grad[3]:
-            d_gamma = ((v_Tr * u_Tr).sum() * ctx.scale).to(gamma.dtype).reshape(gamma.shape)
-        if ctx.needs_input_grad[0]:
+        if ctx.needs_input_grad[4]:
+            product = torch.dot(v_Tr.reshape(-1), u_Tr.reshape(-1)) * ctx.scale
+            d_gamma = product.to(gamma.dtype).reshape(gamma.shape)
+        if ctx.needs_input_grad[1]:
             d_x = ((v_Tr * (gamma.to(v_Tr.dtype) * ctx.scale)) @ a_rI).to(ctx.dtype)
-        return d_x, None, None, d_gamma, None
+        return grads[0], d_x, None, None, d_gamma, None, None
 
 
 @contextlib.contextmanager
@@ -118,11 +130,13 @@ def _gated(module: Any, values: torch.Tensor, number: int) -> Callable[..., torc
     a, b = module.lora_A[ADAPTER].weight, module.lora_B[ADAPTER].weight
     scale = float(module.scaling[ADAPTER])
 
+    fresh = type(module.base_layer) is nn.Linear
+
     def forward(x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         result = module.base_layer(x, *args, **kwargs)
+        in_place = fresh and result.dtype == b.dtype and result.is_contiguous()
         with torch.autocast(x.device.type, enabled=False):
-            delta = GatedDelta.apply(x, a, b, values[number], scale)
-            return (result + delta).to(result.dtype)
+            return GatedDelta.apply(result, x, a, b, values[number], scale, in_place)
 
     return forward
 
