@@ -8,12 +8,12 @@ import io
 import os
 import signal
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tune_kit as kit
-from conftest import Told
 
 from lamina.cli import main
 from lamina.jobs.watch import Watcher
@@ -33,14 +33,22 @@ SMALL: dict[str, Any] = {
     "gates.samples": 2,
 }
 DATA = ("--data", "rows/law.jsonl", "--data", "rows/code.jsonl")
-MODULES = [f"self_attn.{n}_proj" for n in "qkvo"] + [
-    f"mlp.{n}_proj" for n in ("gate", "up", "down")
-]
+_MLP = ("gate", "up", "down")
+MODULES = [f"self_attn.{n}_proj" for n in "qkvo"] + [f"mlp.{n}_proj" for n in _MLP]
 """Of one block of the pico model."""
 
 
+@dataclass(frozen=True)
+class Told:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
 def cli(*arguments: object) -> Told:
-    """The command line in this process, told as by the fixture `lamina`."""
+    """The command line in this process."""
     out, err = io.StringIO(), io.StringIO()
     code = 0
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -58,7 +66,7 @@ def settings(**changes: Any) -> list[str]:
 
 
 def rank(model: object, out: object, *flags: object, **changes: Any) -> Told:
-    return cli("rank", model, "--out", out, *flags, *settings(**changes))
+    return cli("rank", model, "--out", out, *settings(**changes), *flags)
 
 
 def ranked(model: object, out: Path, *flags: object, **changes: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""`lamina rank` as a user meets it: what a ranking's folder holds, that it is true, and once more."""
+"""`lamina rank` as a user meets it: what its folder holds, that it is true, and once more."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""A ranking that is stopped goes on to the same bytes; folders of something else are not touched."""
+"""A ranking that is stopped goes on to the same bytes; other folders are not touched."""
 
 import os
 import shutil
@@ -98,7 +98,7 @@ def test_stopped_in_stage_one_it_goes_on_to_the_same_bytes(
     last = stopped(out, ranks.Stopper("stage 1", 5))
     words = "lamina rank model --out '{}' --data rows/law.jsonl --data rows/code.jsonl --beside "
     assert last.startswith(f"stopped. Go on with: {words.format(out)}leave_one_out")
-    assert "--resume -s data.max_length=96" in last
+    assert "--beside shapley --resume -s data.max_length=96" in last
     assert (out / "checkpoints").is_dir()
     assert "not finished" in ranks.rank("model", out, *FLAGS).err
     ranks.ranked("model", out, *FLAGS, "--resume")
@@ -176,7 +176,7 @@ def test_another_stage_one_is_refused(home: Path) -> None:
 @pytest.mark.slow
 def test_killed_anywhere_it_goes_on_to_the_same_bytes(home: Path, whole: dict[str, bytes]) -> None:
     out = home / "killed"
-    marks = ("checkpoints/*/mixture.json", "adapter", "measured/taylor-1.json", "scores.json")
+    marks = ("checkpoints/*/mixture.json", "adapter", "measured/taylor-1.json")
     hits = 0
     for mark in marks:
         flags = [str(word) for word in (*FLAGS, *ranks.settings(), "--resume")]
@@ -190,7 +190,7 @@ def test_killed_anywhere_it_goes_on_to_the_same_bytes(home: Path, whole: dict[st
             time.sleep(0.001)
         run.send_signal(signal.SIGKILL)
         hits += run.wait() == -signal.SIGKILL
-    assert hits > 2, "too few kills hit a run"
+    assert hits > 1, "too few kills hit a run"
     told = ranks.rank("model", out, *FLAGS, "--resume")
     assert told.code == 0, told.err
     assert kit.files_of(out) == whole
