@@ -5,8 +5,12 @@ from pathlib import Path
 import pytest
 
 from lamina.core.yaml import load_yaml
+from lamina.jobs.plan import settle_plan
+from lamina.jobs.prepare import prepare
+from lamina.jobs.scores_file import read_scores
 from lamina.merge.recipe import MergeRecipe, from_dict, load_forgetting, load_recipe
 from lamina.versatune.recipe import TuneRecipe, read_tune_recipe
+from lamina.weights.checkpoint import open_checkpoint
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 METHODS = {
@@ -17,6 +21,7 @@ METHODS = {
     "lata_modules": "lata",
     "lata_ties": "lata",
     "linear": "linear",
+    "rank_merge": "lata",
     "slerp": "slerp",
     "sweep": "lata",
     "task_arithmetic": "task_arithmetic",
@@ -24,6 +29,10 @@ METHODS = {
 }
 POLICIES = ("constant", "expand", "foster")
 """Recipes of `lamina tune`, each with the name of its policy."""
+PLANNED = ("cosine_freeze", "ila")
+"""Recipes of `lamina tune` with a plan."""
+DATA = ("code_cosines", "code_ranking")
+"""Scores that recipes read."""
 
 
 def read(name: str) -> MergeRecipe:
@@ -32,9 +41,11 @@ def read(name: str) -> MergeRecipe:
 
 
 def test_every_recipe_of_the_folder_is_known_here():
-    found = sorted(path.stem for path in FOLDER.iterdir())
-    assert found == sorted([*METHODS, *POLICIES])
-    assert len(found) == 14
+    found = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    assert found == sorted([*METHODS, *POLICIES, *PLANNED])
+    assert len(found) == 17
+    assert sorted(path.stem for path in FOLDER.glob("data/*.json")) == list(DATA)
+    assert len([*FOLDER.iterdir()]) == 18
 
 
 @pytest.mark.parametrize("name", sorted(METHODS))
@@ -65,6 +76,36 @@ def test_the_controls_name_their_texts():
     assert recipe.controls.permutations == 8
 
 
+def test_a_ranking_of_the_demos_model_drives_a_merge_of_the_demos_models():
+    """The files in the repository fit one another: headers, layers and fingerprints."""
+    prepared = prepare(FOLDER / "rank_merge.yaml")
+    plan = prepared.given["code"].plan
+    taken = {unit: c for unit, c in plan.coefficients.items() if c}
+    assert len(taken) == 56
+    assert sorted(taken.values())[-1] == 1.0
+    assert plan.others == 0.0
+
+
+def test_cosines_of_the_demos_models_choose_the_half_that_is_tuned():
+    recipe = read_tune_recipe(FOLDER / "cosine_freeze.yaml")
+    assert recipe.plan is not None
+    model = FOLDER / recipe.model
+    plan = settle_plan(
+        recipe.plan,
+        model_folder=model,
+        model_name=recipe.model,
+        fingerprint=open_checkpoint(model).fingerprint,
+        home=FOLDER,
+        rank=recipe.train.rank,
+    )
+    cosines = read_scores(FOLDER / str(recipe.plan.scores), "code").values
+    tuned = set(plan.chosen)
+    frozen = plan.coefficients.keys() - tuned
+    assert (len(tuned), len(frozen)) == (28, 28)
+    assert max(cosines[unit] for unit in tuned) <= min(cosines[unit] for unit in frozen)
+    assert TuneRecipe.model_validate(recipe.to_mapping()) == recipe
+
+
 @pytest.mark.parametrize("name", POLICIES)
 def test_a_recipe_to_tune_finds_its_files_and_reads_back_the_same(name):
     recipe = read_tune_recipe(FOLDER / f"{name}.yaml")
@@ -86,3 +127,23 @@ def test_expansion_keeps_a_share_of_general_requests():
     asked = recipe.domains["general"].sources[0]
     assert asked.path.endswith("general.jsonl.gz")
     assert asked.share == 0.6
+
+
+def test_a_ranking_of_the_demos_model_chooses_what_is_tuned():
+    recipe = read_tune_recipe(FOLDER / "ila.yaml")
+    assert recipe.plan is not None
+    model = FOLDER / recipe.model
+    plan = settle_plan(
+        recipe.plan,
+        model_folder=model,
+        model_name=recipe.model,
+        fingerprint=open_checkpoint(model).fingerprint,
+        home=FOLDER,
+        rank=recipe.train.rank,
+    )
+    scores = read_scores(FOLDER / str(recipe.plan.scores)).values
+    tuned = set(plan.chosen)
+    assert (len(tuned), len(scores)) == (17, 56)
+    assert min(scores[u] for u in tuned) >= max(v for u, v in scores.items() if u not in tuned)
+    assert plan.full == ("norm",)
+    assert TuneRecipe.model_validate(recipe.to_mapping()) == recipe

@@ -118,6 +118,16 @@ def test_the_output_tells_where_its_numbers_come_from(home: Path):
     )
 
 
+def test_norms_that_nobody_ranked_are_not_told_to_be_left_out(home: Path):
+    tf.write_ranking(home)
+    merge(home)
+    assert (
+        "left out" not in (home / "out" / "report.html").read_text().split("left out there is")[0]
+    )
+    merge(home, "top", shape="top", share=0.3)
+    assert "14 layers were left out" in (home / "top" / "report.html").read_text()
+
+
 def test_what_was_left_out_counts_in_the_norms_all_the_same(home: Path):
     """A coefficient of zero does not say that the expert did not move there."""
     tf.write_ranking(home)

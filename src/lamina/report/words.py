@@ -245,7 +245,8 @@ def _carried(run: Run) -> str:
         sentence = f"For {expert.name}, half of what is merged sits in {_layers(after)}"
         sentence += f" (of {len(expert.values)}"
         sentence += f"; as tuned, {len(before)} hold half)" if len(before) != len(after) else ")"
-        dropped = [key for key, weight in (expert.coefficients or {}).items() if weight == 0.0]
+        weights = expert.coefficients or {}
+        dropped = [key for key in expert.values if weights.get(key) == 0.0]
         if dropped:
             left = math.fsum(expert.shares().get(key, 0.0) for key in dropped)
             were = "layers were" if len(dropped) > 1 else "layer was"
