@@ -89,7 +89,7 @@ def tune_recipes(members: Mapping[str, str]) -> dict[str, dict[str, Any]]:
             f"the demo's rows are missing from {folder}: {', '.join(Path(m).name for m in missing)}"
             ". Install lamina from its wheel or repository."
         )
-    detect = {"texts": 100, "repeats": 3, "max_new_tokens": 96, "classifier": {"rows": 300}}
+    detect = {"texts": 100, "repeats": 3, "max_new_tokens": 64, "classifier": {"rows": 300}}
     train = {
         "method": "full",
         "learning_rate": 5e-4,
@@ -105,7 +105,7 @@ def tune_recipes(members: Mapping[str, str]) -> dict[str, dict[str, Any]]:
         "detected": DETECTED,
         "growth": 64,
         "floor": 0.02,
-        "reference": {"way": "tuned", "windows": 2, "window_steps": 8, "patience": 1},
+        "reference": {"way": "tuned", "windows": 2, "window_steps": 6, "patience": 1},
     }
     return {
         DETECTED: {"domains": domains, "detect": detect},

@@ -53,7 +53,7 @@ def rank_recipe(model: str, rows: str) -> Recipe:
         "seeds": 2,
         "data": DATA,
         "train": {**TRAIN, **stage},
-        "gates": {"batches": 4, "rows": 4},
+        "gates": {"batches": 6, "rows": 2},
     }
 
 
@@ -66,7 +66,7 @@ def plan_recipes(model: str, rows: str) -> Recipes:
             "domains": {DOMAIN: rows},
             "plan": dict(rule) if rule["rule"] == "all" else {**scores, **rule},
             "data": DATA,
-            "train": {**TRAIN, "windows": 1, "window_steps": 40},
+            "train": {**TRAIN, "batch_size": 2, "windows": 1, "window_steps": 40},
             "mixture": {"policy": "uniform"},
             "general": None,
         }
