@@ -180,6 +180,16 @@ def section(page: str, heading: str, level: int = 2) -> str:
     return re.split(r"^#+ ", below, maxsplit=1, flags=re.MULTILINE)[0]
 
 
+def test_the_plans_in_the_text_are_plans():
+    text = read("docs/layers.md")
+    lines = re.findall(r"^ *((?:plan|layerwise): [^#\n]+)", text, re.MULTILINE)
+    assert len(lines) == 5, lines
+    recipe = {"model": "./instruct", "domains": {"law": "law.jsonl"}}
+    for line in lines:
+        method = "full" if line.startswith("layerwise") else "lora"
+        validate(TuneRecipe, {**recipe, "train": {"method": method}, **load_yaml(line)}, line)
+
+
 def test_every_policy_stands_in_the_table_with_its_parameters():
     rows = re.findall(r"^\| `(\w+)` \| .*? \| (.*?) ?\| .*?\| .* \|$", read("docs/tuning.md"), re.M)
     table = {name: parameters for name, parameters in rows if name in POLICIES}
