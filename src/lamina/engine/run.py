@@ -36,7 +36,8 @@ from lamina.engine.state import (
     digest,
     latest,
 )
-from lamina.engine.trainer import MixtureSampler, MixtureTrainer, NextWindow, Steering, Tally
+from lamina.engine.tally import Tally
+from lamina.engine.trainer import MixtureSampler, MixtureTrainer, NextWindow, Steering
 from lamina.engine.tunable import casting
 
 _NOT_FINITE = (
@@ -114,7 +115,6 @@ def run_windows(
             tell(line)
         check_comparable(found[1], tuple(data), measured)
     arguments = training_arguments(train, folder)
-    arguments.ddp_find_unused_parameters = layerwise is not None and layerwise.freezes
     model.to(arguments.device)
     with casting(model, train):
         head = LossHead(model, inside=parallel.sharding_asked())

@@ -26,10 +26,17 @@ from lamina.data.mixture import advance, still_owed, window_counts, window_rows
 from lamina.engine import parallel
 from lamina.engine.collate import PackedRow, packed_row
 from lamina.engine.distil import starting_model
-from lamina.engine.layerwise.interface import Layerwise, LayerwiseSteps, save_state
+from lamina.engine.layerwise.interface import (
+    Layerwise,
+    LayerwiseSteps,
+    average_gradients,
+    leave_sync_to_us,
+    save_state,
+)
 from lamina.engine.losses import LossHead
 from lamina.engine.prefix import end_at_prefix
 from lamina.engine.state import WRITING, MixtureState, rotate, seal
+from lamina.engine.tally import Tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,40 +155,6 @@ class MixtureSampler(Sampler):
         self.weights, self.unit = dict(following.weights), following.unit
 
 
-@dataclass(slots=True)
-class Tally:
-    """Sums of this window's training loss by domain, kept on the device until they are asked."""
-
-    sums: torch.Tensor
-    tokens: torch.Tensor
-    step_sums: list[tuple[torch.Tensor, torch.Tensor]]
-    """Of this optimiser step, a pair for each forward pass: (domain, row) [R, 2]; nats [R]."""
-
-    @classmethod
-    def empty(cls, num_domains: int, device: torch.device) -> Tally:
-        zeros = torch.zeros(num_domains, dtype=torch.float64, device=device)
-        return cls(zeros, torch.zeros_like(zeros), [])
-
-    def add(self, batch: Mapping[str, torch.Tensor], per_example: torch.Tensor) -> None:
-        rows, owner_rows = batch["rows"], batch["owner_rows"]
-        domain_of_example = rows[owner_rows, 0]
-        self.sums.index_add_(0, domain_of_example, per_example.double())
-        self.tokens.index_add_(0, domain_of_example, batch["tokens"].double())
-        row_sums = torch.zeros(len(rows), dtype=torch.float64, device=rows.device)
-        row_sums.index_add_(0, owner_rows, per_example.double())
-        self.step_sums.append((rows, row_sums))
-
-    def bad_rows(self) -> list[tuple[int, int]]:
-        """Rows of this step whose loss is not finite; forgets the step."""
-        finite = torch.stack([sums.isfinite().all() for _, sums in self.step_sums]).all()
-        found = []
-        if not finite:
-            for rows, sums in self.step_sums:
-                found += [tuple(place) for place in rows[~sums.isfinite()].tolist()]
-        self.step_sums = []
-        return found
-
-
 class MixtureTrainer(Trainer):
     """See the module. `run` in `engine.run` makes it and starts it."""
 
@@ -226,6 +199,7 @@ class MixtureTrainer(Trainer):
         self.tally = Tally.empty(len(data), self.args.device)
         self.add_callback(_Windows(self, advance, interrupted))
         self.layerwise = layerwise
+        self.averages = layerwise is not None and layerwise.freezes
         if layerwise is not None:
             self.add_callback(LayerwiseSteps(layerwise))  # behind what refuses a gradient
 
@@ -262,6 +236,12 @@ class MixtureTrainer(Trainer):
         self.tally.add(inputs, sums.per_example)
         # DDP averages gradients over processes; this loss is a part of one sum over all of them.
         return loss * (self.accelerator.num_processes / num_items_in_batch)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        if self.averages and self.accelerator.sync_gradients:
+            average_gradients(self.model_wrapped)
+        return loss
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         self._grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
@@ -383,6 +363,8 @@ class _Windows(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         parallel.check_sharding(self._trainer.model_wrapped, parallel.sharding_asked())
+        if self._trainer.averages:
+            leave_sync_to_us(self._trainer.model_wrapped)
         end_at_prefix(self._trainer.model_wrapped)  # Trainer has just hooked its embedding
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import torch.distributed as dist
 from transformers import TrainerCallback
 
 from lamina.core.errors import CheckpointError, RecipeError
@@ -36,7 +37,7 @@ class Layerwise(Protocol):
     """A layer-wise tuner; see the module for what is called when."""
 
     freezes: bool
-    """Whether what is trained changes on the way: DDP then looks for it in every step."""
+    """Whether what is trained changes on the way, which DDP cannot follow."""
 
     def begin(self, model: torch.nn.Module) -> None: ...
     def begin_step(self, step: int, optimizer: Any) -> None: ...
@@ -74,6 +75,27 @@ def begun(tuner: Layerwise | None, model: torch.nn.Module) -> Iterator[None]:
         yield
     finally:
         tuner.end()
+
+
+def leave_sync_to_us(model: torch.nn.Module) -> None:
+    """Keeps DDP from summing gradients: it waits for those of all that was trainable at first.
+
+    Its own answer, `find_unused_parameters`, sums the frozen blocks' zeros along, and processes
+    that used it over gloo now and then abort when they end.
+    """
+    if isinstance(model, torch.nn.parallel.DistributedDataParallel):
+        model.require_backward_grad_sync = False
+
+
+@torch.no_grad()
+def average_gradients(model: torch.nn.Module) -> None:
+    """What DDP would do: the mean of each gradient over processes; of those that are there."""
+    if parallel.world() == 1:
+        return
+    for parameter in model.parameters():
+        if parameter.grad is not None:
+            parameter.grad /= parallel.world()
+            dist.all_reduce(parameter.grad)
 
 
 def check_whole(section: LayerwiseSection | None) -> None:
