@@ -136,7 +136,7 @@ def test_a_way_is_held_against_leave_one_out_of_rows_that_it_did_not_see(ila: Mo
 
 
 def test_every_condition_is_a_recipe_of_as_many_steps(ila: ModuleType, tmp_path: Path) -> None:
-    assert len(ila.CONDITIONS) == 14
+    assert len(ila.CONDITIONS) == 15
     steps = set()
     for condition in ila.CONDITIONS:
         values = ila.tune_recipe(condition, "general", seed=3, ranked=tmp_path)
