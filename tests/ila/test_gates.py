@@ -9,7 +9,7 @@ from scored_pico import adapted_pico, batches
 from lamina.core.errors import CheckpointError
 from lamina.engine.load import quiet
 from lamina.engine.losses import LossHead
-from lamina.ila.gates import ADAPTER, GatedDelta, adapted, gating
+from lamina.ila.gates import ADAPTER, GatedDelta, adapted, computed_again, gating
 from lamina.ila.integrate import integrate
 from lamina.ila.measure import Rows
 
@@ -126,6 +126,37 @@ def test_checkpointing_gives_the_same_gradients():
             loss_of(model, batch).backward()
             found.append(gates.values.grad.tolist())  # type: ignore[union-attr]
     assert found[0] == pytest.approx(found[1], rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "gemma2", "bloom"])
+def test_blocks_that_run_again_keep_less_and_give_the_same_gradients(kind: str):
+    """In evaluation mode, where the checkpointing of transformers is off."""
+    model = adapted_pico(kind)
+    rows = Rows(model, LossHead(model), batches())
+    with gating(model) as gates:
+        plain, kept = rows.gradient(gates), kept_by(rows)
+        with computed_again(model):
+            found, less = rows.gradient(gates), kept_by(rows)
+            assert rows.loss() == pytest.approx(plain.loss, rel=1e-6)
+        assert kept_by(rows) == kept
+    assert found.gradient.tolist() == pytest.approx(plain.gradient.tolist(), rel=1e-5)
+    assert less < kept / 3
+
+
+def kept_by(rows: Rows) -> int:
+    """Values that a forward pass of the first batch saves, weights left out."""
+    weights = {parameter.data_ptr() for parameter in rows.model.parameters()}
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in weights:
+            kept[tensor.data_ptr()] = tensor.numel()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        loss = rows.head(rows.model, rows.batches[0]).loss
+    assert loss.requires_grad
+    return sum(kept.values())
 
 
 def test_a_bfloat16_base_keeps_float32_gates():

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lamina.core.errors import CheckpointError
 from lamina.engine.prefix import given as given_to
 from lamina.ila.forwards import real_tokens
-from lamina.ila.gates import adapted
+from lamina.ila.gates import adapted, gating
 from lamina.ila.norms import delta_norm, delta_norms, lora_drop
 
 sys.path.append(str(Path(__file__).parent))
@@ -79,6 +79,18 @@ def test_lora_drop_is_the_mean_square_of_the_deltas_output(kind: str) -> None:
     for name, value in found.items():
         assert value == pytest.approx(sums[name] / count, rel=1e-5)
     assert all(not module._forward_pre_hooks for module in modules.values())
+
+
+def test_lora_drop_is_not_rounded_under_autocast() -> None:
+    """The trainer leaves a model that was tuned in bfloat16 under autocast."""
+    model = adapted_pico()
+    for name, parameter in model.named_parameters():
+        if "lora_" not in name:
+            parameter.data = parameter.data.to(torch.bfloat16)
+    with gating(model):  # as in a ranking: PEFT's own deltas are rounded under autocast
+        plain = lora_drop(model, batches())
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert lora_drop(model, batches()) == pytest.approx(plain, rel=1e-6)
 
 
 def adder(name: str, module: Any, real: torch.Tensor, sums: dict[str, float]) -> Any:

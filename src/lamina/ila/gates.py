@@ -23,11 +23,13 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from lamina.core.errors import CheckpointError
 from lamina.core.modules import Linears
 from lamina.engine.heads import is_peft, unwrapped
 from lamina.engine.planned import linears
+from lamina.engine.prefix import blocks_of
 
 ADAPTER = "default"
 
@@ -123,6 +125,38 @@ def gating(model: nn.Module) -> Iterator[Gates]:
             module.__dict__.pop("forward", None)
         for parameter, before in trained:
             parameter.requires_grad_(before)
+
+
+@contextlib.contextmanager
+def computed_again(model: nn.Module) -> Iterator[None]:
+    """While this holds each block keeps its input alone, and runs again in the backward pass.
+
+    Checkpointing of transformers is off in evaluation mode, in which gates are measured. This is
+    the same, not reentrant, and without a gradient it does nothing.
+
+    Raises:
+        LayerError: the model has no list of blocks.
+    """
+    blocks = blocks_of(model)
+    before = [vars(block).get("forward") for block in blocks]
+    try:
+        for block in blocks:
+            block.forward = _again(block.forward)  # type: ignore[method-assign]
+        yield
+    finally:
+        for block, own in zip(blocks, before, strict=True):
+            block.__dict__.pop("forward", None)
+            if own is not None:
+                block.forward = own
+
+
+def _again(own: Callable[..., Any]) -> Callable[..., Any]:
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if not torch.is_grad_enabled():
+            return own(*args, **kwargs)
+        return checkpoint(own, *args, use_reentrant=False, preserve_rng_state=False, **kwargs)
+
+    return forward
 
 
 def _gated(module: Any, values: torch.Tensor, number: int) -> Callable[..., torch.Tensor]:

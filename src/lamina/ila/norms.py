@@ -96,7 +96,8 @@ def lora_drop(
 
         def before(_: Any, args: tuple[Any, ...]) -> None:
             x_NI = args[0].reshape(*real_BL[-1].shape, -1)[real_BL[-1]]
-            u_Nr = (x_NI.to(plain_a.dtype) @ plain_a.T).double()
+            with torch.autocast(x_NI.device.type, enabled=False):  # it would round A x
+                u_Nr = (x_NI.to(plain_a.dtype) @ plain_a.T).double()
             sums[number] += float(((u_Nr @ gram_rr) * u_Nr).sum())
 
         return before

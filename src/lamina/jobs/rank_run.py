@@ -23,7 +23,7 @@ from lamina.engine.planned import linears
 from lamina.engine.run import Finished, run_windows
 from lamina.engine.state import digest
 from lamina.engine.tunable import load_tunable, save_model
-from lamina.ila.gates import Gates, gating
+from lamina.ila.gates import Gates, computed_again, gating
 from lamina.ila.measure import Rows, draw
 from lamina.ila.recipe import OF_ADAPTER, RankRecipe
 from lamina.ila.stage import UntilStable
@@ -216,6 +216,8 @@ class _Rows:
         self.head = LossHead(model)
         self.flatten = self.stack.enter_context(attending_by_example(model))
         self.gates = self.stack.enter_context(_gates(model))
+        if run.recipe.train.gradient_checkpointing:
+            self.stack.enter_context(computed_again(model))
         if run.data and self.gates is not None:
             rows = self(0)
             run.watch.stage("losses with and without the adapter", 2 * rows.share)
