@@ -150,6 +150,32 @@ def test_full_tuning_leaves_what_is_not_planned_to_the_bit(home: Path, dtype: st
     assert sum(results["end"].values()) < sum(results["start"].values())
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_frozen_tensors_keep_the_dtype_that_they_have_in_the_file(
+    home: Path, tmp_path: Path, dtype: str
+) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    mixed = kit.write_pico(tmp_path / "mixed")
+    config = kit.json_of(mixed / "config.json") | {"dtype": "bfloat16"}
+    (mixed / "config.json").write_text(json.dumps(config))
+    before = {
+        name: tensor * 1.001 if "norm" in name else tensor.to(torch.bfloat16)
+        for name, tensor in tensors(mixed / "model.safetensors").items()
+    }
+    save_file(before, mixed / "model.safetensors", {"format": "pt"})
+    section = {"file": "plan.json", "check_base": False}
+    train = {"method": "full", "dtype": dtype, "windows": 1}
+    out, _ = kit.tune(home, f"mixed {dtype}", model=str(mixed), train=train, plan=section)
+    after = tensors(out / "model" / "model.safetensors")
+    assert {name: tensor.dtype for name, tensor in after.items()} == {
+        name: tensor.dtype for name, tensor in before.items()
+    }
+    moved = {name for name, tensor in after.items() if not tensor.equal(before[name])}
+    assert moved == {f"model.layers.{unit}.weight" for unit in CHOSEN}
+
+
 def test_whole_modules_are_saved_beside_the_adapters_and_load_with_them(home: Path) -> None:
     import torch
     from peft import PeftModel
@@ -238,6 +264,16 @@ def test_another_plan_does_not_go_on_from_a_checkpoint(home: Path) -> None:
             kit.tune(home, "torn", train=LORA, plan="plan.json", options=allowed)
     finally:
         (home / "plan.json").write_text(written)
+
+
+def test_another_plan_does_not_go_on_from_a_reference_either(home: Path) -> None:
+    tuned = {"policy": "foster", "reference": {"way": "tuned", "windows": 2, "window_steps": 2}}
+    keys: dict[str, Any] = {"train": LORA, "mixture": tuned}
+    kit.tune(home, "alone", plan="plan.json", options={"watch": StopAt(3)}, **keys)
+    assert not list((home / "alone" / "checkpoints").glob("checkpoint-*"))
+    allowed = {"resume": True, "allowed": ("recipe",)}
+    with pytest.raises(RecipeError, match="trained tensors are others"):
+        kit.tune(home, "alone", plan="other.json", options=allowed, **keys)
 
 
 def test_two_processes_follow_a_plan_as_one_does_with_twice_the_accumulation(home: Path) -> None:

@@ -279,3 +279,64 @@ def test_an_adapter_to_start_from_that_does_not_fit_is_refused(
     assert "layers.1.self_attn.q_proj: it has none there" in told
     with pytest.raises(CheckpointError, match="alpha/rank 16 there, 4 here"):
         load_tunable(source, train(rank=2, alpha=8), plan_of(source, CHOSEN[0]), start=tmp_path)
+
+
+def test_a_head_is_found_by_its_name_in_the_file(tmp_path: Path) -> None:
+    source = family_of(tmp_path, "gpt_neox", intermediate_size=32)
+    assert "embed_out.weight" in open_checkpoint(source.folder).tensors
+    model = load_tunable(source, train(method="full"), plan_of(source, full=("embed_out",)))
+    assert trained(model) == {"lm_head.weight"}
+
+
+def test_modules_that_peft_takes_for_experts_are_told(tmp_path: Path) -> None:
+    source = family_of(
+        tmp_path, "qwen3_moe", num_key_value_heads=2, num_experts=4, num_experts_per_tok=2,
+        intermediate_size=32, moe_intermediate_size=16, mlp_only_layers=[0], head_dim=8,
+    )  # fmt: skip
+    dense = tuple(f"0.mlp.{name}_proj" for name in ("gate", "up", "down"))
+    with pytest.raises(RecipeError, match=r"mixture of experts .*0\.mlp\.up_proj.* 3 planned"):
+        load_tunable(source, train(rank=2), plan_of(source, "0.self_attn.q_proj", *dense))
+    model = load_tunable(source, train(method="full"), plan_of(source, *dense))
+    assert len(trained(model)) == 3
+
+
+def family_of(folder: Path, kind: str, **values: Any) -> Source:
+    """A tiny model of any family, with a tokenizer beside it."""
+    import shutil
+
+    import tune_kit
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = AutoConfig.for_model(kind, vocab_size=64, **(sizes | values))
+    with quiet():
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    for name in tune_kit.TOKENIZER:
+        shutil.copyfile(tune_kit.MODELS / "instruct" / name, folder / name)
+    return find_model(folder)
+
+
+def test_what_is_trained_whole_begins_with_an_adapter_merged_in_float32(
+    source: Source, tmp_path: Path
+) -> None:
+    """The same bits as the tensors around it, which are saved as they are merged in float32."""
+    import json
+    import shutil
+
+    base = tmp_path / "base"
+    shutil.copytree(source.folder, base)
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"dtype": "bfloat16"}))
+    first = load_tunable(find_model(base), train(rank=2), plan_of(source, *CHOSEN))
+    with torch.no_grad():
+        for name, parameter in first.named_parameters():
+            if "lora_" in name:
+                parameter.fill_(0.013)
+    save_model(first, tmp_path / "adapter", dtype=None)
+    both = find_model(tmp_path / "adapter", base=base)
+    keys = {"method": "full", "dtype": "bfloat16"}
+    model = load_tunable(both, train(**keys), plan_of(source, CHOSEN[0]))
+    name = f"model.layers.{CHOSEN[0]}.weight"
+    with quiet():
+        exact = load_network(both, torch.float32)
+    assert model.get_parameter(name).equal(exact.get_parameter(name))

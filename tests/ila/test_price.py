@@ -109,7 +109,8 @@ def test_ranks_of_their_own_and_modules_trained_whole_count():
 
 
 @pytest.mark.parametrize(
-    ("full", "lowest"), [("lm_head", 4), ("norm", 4), ("embed_tokens", 0), ("wte", 0)]
+    ("full", "lowest"),
+    [("lm_head", 4), ("norm", 4), ("embed_tokens", 0), ("wte", 0), ("embed_out", 4)],
 )
 def test_how_far_down_backward_goes_for_what_is_outside_the_blocks(full, lowest):
     model = linears_of(4)

@@ -25,6 +25,7 @@ from lamina.engine.recipe import TrainSection
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+HEADS = ("lm_head", "embed_out")
 FLOATS = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -135,6 +136,13 @@ def check_injected(model: Any, plan: LayerPlan, *, rank: int) -> None:
             path for path in found.keys() | asked if found.get(path) != asked.get(path)
         ) + sorted(stray)
         told = [f"{p}: {asked.get(p, 'frozen')} asked, {found.get(p, 'frozen')} is" for p in wrong]
+        lost = [path for path in asked if path not in found]
+        if lost and model.peft_config["default"].target_parameters:
+            raise RecipeError(
+                f"in this mixture of experts PEFT takes {', '.join(lost[:6])} for the experts of "
+                f"all blocks, so that {len(lost)} planned modules can have no adapter of their own."
+                " Choose modules of attention, or write method: full."
+            )
         raise RecipeError(
             f"PEFT made {len(wrong)} modules trainable otherwise than planned: "
             f"{'; '.join(told[:6])}. Another version of peft may do; please report it."
@@ -221,14 +229,19 @@ def _whole_paths(network: nn.Module, units: Iterable[str]) -> dict[str, str]:
 
 
 def _paths(modules: Mapping[str, nn.Module]) -> dict[str, str]:
-    """Id -> path of every module that holds weights itself."""
+    """Id -> path of every module that holds weights itself; a head by any of its names.
+
+    GPT-NeoX's is `embed_out` in files and `lm_head` in memory (transformers 5).
+    """
     layers = LayerMap.from_names(
         f"{path}.{name}"
         for path, module in modules.items()
         for name, _ in module.named_parameters(recurse=False)
     )
     tensors = ((layer.id, tensor.rpartition(".")[0]) for tensor, layer in layers.layers.items())
-    return {unit: path for unit, path in tensors if path in modules and path.endswith(unit)}
+    found = {unit: path for unit, path in tensors if path in modules and path.endswith(unit)}
+    heads = [found[name] for name in HEADS if name in found]
+    return dict.fromkeys(HEADS, heads[0]) | found if heads else found
 
 
 def _train_whole(network: nn.Module, paths: Iterable[str], dtype: torch.dtype) -> None:

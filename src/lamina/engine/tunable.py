@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,7 @@ from lamina.engine.lora import add_lora
 from lamina.engine.planned import apply_plan
 from lamina.engine.planned_start import start_from
 from lamina.engine.recipe import TrainSection
-from lamina.weights.checkpoint import read_config
+from lamina.weights.checkpoint import open_checkpoint, read_config
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -58,7 +58,8 @@ def load_tunable(
         )
     lora = train.method == "lora"
     dtype = getattr(torch, train.dtype) if lora or plan is not None else torch.float32
-    if plan is not None and (not lora or plan.full) and _stored(source) != train.dtype:
+    exact = source.adapter is None and _stored(source) == train.dtype
+    if plan is not None and (not lora or plan.full) and not exact:
         dtype = torch.float32  # whole modules begin with what is stored; the others are cast later
     attention = None if train.attention == "auto" else train.attention
     torch.manual_seed(train.seed)
@@ -157,15 +158,17 @@ def trained_parameters(network: Any) -> int:
     return sum(p.numel() for p in network.parameters() if p.requires_grad)
 
 
-def _rounded(state: dict[str, torch.Tensor], dtype: torch.dtype | None) -> dict[str, torch.Tensor]:
-    """Tensors in another dtype; those that share their memory, tied ones, still do."""
+def _rounded(
+    state: dict[str, torch.Tensor], dtype: torch.dtype | None, own: Mapping[str, torch.dtype]
+) -> dict[str, torch.Tensor]:
+    """Tensors in another dtype, or their own; those that share memory, tied ones, still do."""
     if dtype is None:
         return state
     done: dict[tuple[int, torch.Size], torch.Tensor] = {}
-    for value in state.values():
+    for name, value in state.items():
         key = (value.data_ptr(), value.shape)
         if key not in done:
-            done[key] = value.to(dtype) if value.is_floating_point() else value
+            done[key] = value.to(own.get(name, dtype)) if value.is_floating_point() else value
     return {name: done[value.data_ptr(), value.shape] for name, value in state.items()}
 
 
@@ -192,6 +195,7 @@ def save_model(
     dtype: torch.dtype | None,
     weights: dict[str, torch.Tensor] | None = None,
     source: Source | None = None,
+    frozen: Mapping[str, torch.dtype] | None = None,
 ) -> None:
     """Writes the model as an ordinary folder: an adapter, or full weights in their first dtype.
 
@@ -199,6 +203,7 @@ def save_model(
         dtype: of the full weights on the disk; rounded once. None: as they are in memory.
         weights: what `whole_weights` gave.
         source: where frozen tensors are taken from, if they were held in less than they have there.
+        frozen: by name where frozen tensors have a dtype of their own (`stored_dtypes`).
     """
     from peft import PeftModel
 
@@ -209,15 +214,31 @@ def save_model(
         state = network.state_dict() if weights is None else weights
         if source is not None:
             state = _unmoved(network, dict(state), source)
-        network.save_pretrained(str(folder), state_dict=_rounded(state, dtype))
+        trained = _trained(network)
+        own = {name: of for name, of in (frozen or {}).items() if name not in trained}
+        network.save_pretrained(str(folder), state_dict=_rounded(state, dtype, own))
+
+
+def stored_dtypes(source: Source) -> dict[str, torch.dtype]:
+    """The dtypes of a model's tensors on the disk, by their names there.
+
+    A file may hold some in another one than its config says, norms in float32 for instance.
+    """
+    kinds = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+    tensors = open_checkpoint(source.folder).tensors
+    return {name: kinds[one.dtype] for name, one in tensors.items() if one.dtype in kinds}
+
+
+def _trained(network: Any) -> set[str]:
+    """Names of trained parameters, a tied one's all."""
+    named = network.named_parameters(remove_duplicate=False)
+    return {name for name, parameter in named if parameter.requires_grad}
 
 
 def _unmoved(
     network: Any, state: dict[str, torch.Tensor], source: Source
 ) -> dict[str, torch.Tensor]:
     """The state with what was frozen as it is stored, to the bit; the model's memory once more."""
-    trained = {
-        name for name, p in network.named_parameters(remove_duplicate=False) if p.requires_grad
-    }
+    trained = _trained(network)
     stored = load_network(source, torch.float32).state_dict()
     return {name: value if name in trained else stored[name] for name, value in state.items()}

@@ -22,6 +22,7 @@ optimizer, reading a cache, and that the lowest planned modules need no gradient
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
+from lamina.core.layers import HEADS
 from lamina.core.modules import Linears
 from lamina.core.plan import LayerPlan
 from lamina.core.rules import RULES, Values, block_of, count_of, top
@@ -199,7 +200,9 @@ def _block(module: str, model: Counted) -> int:
     start = module.partition(".")[0]
     if start.isdigit():
         return int(start)
-    return 0 if "emb" in module or module.rpartition(".")[2] in {"wte", "wpe"} else model.num_blocks
+    name = module.rpartition(".")[2]
+    below = name not in HEADS and ("emb" in module or name in {"wte", "wpe"})  # embed_out: a head
+    return 0 if below else model.num_blocks
 
 
 def _positive(values: Values, chosen: Iterable[str]) -> float:

@@ -18,6 +18,7 @@ from lamina.engine.load import Source
 from lamina.engine.run import Finished
 from lamina.engine.tunable import (
     save_model,
+    stored_dtypes,
     trained_parameters,
 )
 from lamina.jobs.carried import OF_THE_MODEL, carried_files
@@ -157,7 +158,8 @@ def _write_model(
     try:
         held_in_less = run.plan is not None and run.train.dtype != "float32"
         source = run.source if held_in_less else None
-        save_model(model, part, dtype=dtype, weights=weights, source=source)
+        frozen = None if run.plan is None else stored_dtypes(run.source)
+        save_model(model, part, dtype=dtype, weights=weights, source=source, frozen=frozen)
         if home != run.source.folder:
             for file in set(carried_files(run.source.folder)) & set(OF_THE_MODEL):
                 shutil.copyfile(run.source.folder / file, part / file)

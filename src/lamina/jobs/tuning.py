@@ -17,7 +17,7 @@ from lamina.data.load import DomainData
 from lamina.engine import parallel
 from lamina.engine.arguments import check_arguments
 from lamina.engine.attention import check_no_leak
-from lamina.engine.layerwise.interface import check_whole
+from lamina.engine.layerwise.interface import Layerwise, check_whole
 from lamina.engine.recipe import TrainSection
 from lamina.engine.run import Finished, run_windows, start_losses
 from lamina.engine.state import check_fits, newest_state
@@ -56,6 +56,7 @@ def tune(
     check_whole(recipe.layerwise)
     run = prepare(recipe, place, allowed, watch, tell)
     check_prefix(run)
+    _layerwise(run, run.train)  # its scores are refused before anything is written
     log = Log(place.out / LOG)
     _open_folder(run, log)
     try:
@@ -117,6 +118,8 @@ def _open_folder(run: Run, log: Log) -> None:
     newest = newest_state(place.out / "checkpoints") if place.resume else None
     if newest is not None:
         check_fits(newest, run.identity, run.allowed)
+    alone = place.out.glob("reference/*/checkpoints/checkpoint-*/")
+    if newest is not None or (place.resume and any(alone)):
         _check_same_plan(run)
     parallel.barrier()
     if parallel.is_main():
@@ -203,14 +206,19 @@ def _train(
         watched={} if alone else run.watched,
         kept=() if alone or distil is None else _kept(run),
         distil_weight=0.0 if alone or distil is None else distil.weight,
-        layerwise=tuner(
-            run.recipe.layerwise,
-            model_folder=run.source.folder,
-            fingerprint=run.identity.model,
-            home=run.place.home,
-            seed=train.seed,
-        ),
+        layerwise=_layerwise(run, train),
         prefix=prefix_of(run),
+    )
+
+
+def _layerwise(run: Run, train: TrainSection) -> Layerwise | None:
+    """A fresh tuner of the recipe's `layerwise:`, or None; see `jobs.layerwise.tuner`."""
+    return tuner(
+        run.recipe.layerwise,
+        model_folder=run.source.folder,
+        fingerprint=run.identity.model,
+        home=run.place.home,
+        seed=train.seed,
     )
 
 
