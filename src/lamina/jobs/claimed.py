@@ -108,7 +108,8 @@ def leave(out: Path, *, kind: Kind = TUNING) -> None:
     """Takes back what a run made that was refused before it measured or trained anything."""
     if not _holds_something(out) or _foreign(out, kind):
         return
-    if {path.name for path in out.iterdir()} <= {"recipe.yaml", "data.json", "plan.json", LOG}:
+    left = {path.name for path in out.iterdir() if not (path.is_dir() and not any(path.iterdir()))}
+    if left <= {"recipe.yaml", "data.json", "plan.json", LOG}:
         with contextlib.suppress(OSError):
             shutil.rmtree(out)
 

@@ -118,7 +118,7 @@ def tuner(
 
 
 def _drawn_by(text: str, model_folder: Path, fingerprint: str, home: Path) -> dict[int, float]:
-    """Weights of blocks, the sums of their modules' scores."""
+    """Weights of blocks, the sums of their modules' scores; 0 where no module was ranked."""
     from lamina.engine.layerwise.lisa import block_weights
 
     checkpoint = whole_model(model_folder)
@@ -129,5 +129,7 @@ def _drawn_by(text: str, model_folder: Path, fingerprint: str, home: Path) -> di
     scores = by_linear(read, checkpoint, linears, str(path))
     values: dict[int, list[float]] = {}
     for one in linears.by_id.values():
-        values.setdefault(one.block, []).append(scores.values[one.id])
+        of_block = values.setdefault(one.block, [])
+        if one.id in scores.values:  # a ranked adapter may have no delta on some modules
+            of_block.append(scores.values[one.id])
     return block_weights(values)
