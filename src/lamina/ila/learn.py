@@ -1,6 +1,7 @@
 """`learn` and `sparse`: gates gamma = sigmoid(s), s by gradient descent on the frozen deltas.
 
-The paper: s0 = 4, argmin over s of E L(theta_0 + c sigmoid(s) B A). Plain gradient descent ranks by
+The paper: argmin over s of E L(theta_0 + c sigmoid(s) B A); s0 = 4 and 128 steps are from memory,
+not from a text at hand (docs/papers.md). Plain gradient descent ranks by
 how much each gate matters; AdamW gives every gate a step of the same size, and near gamma = 1,
 where a trained adapter is stationary, that size is all noise. `sparse` adds lambda sum sigmoid(s),
 which pushes every gate down by the same force, so that only those that matter stay open.
