@@ -41,8 +41,8 @@ def rank(
     data
         Rows to tune and measure on: a file, a folder or a hub set; may be given several times.
     way
-        taylor (default), integrate, learn (the paper's), sparse, leave_one_out, shapley, block_influence,
-        snr, delta_norm, lora_drop or cosine.
+        taylor (default), integrate, learn (the paper's), sparse, leave_one_out, shapley,
+        block_influence, snr, delta_norm, lora_drop or cosine.
     seeds
         Measurements with other rows; their spread is told. Default 2.
     beside
