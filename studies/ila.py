@@ -441,9 +441,12 @@ def ways_table(ranked: Sequence[Mapping[str, Any]]) -> str:
     for way in whole[0]["ways"]:
         cells = []
         for one in whole:
-            found, exact = one["ways"][way], one["ways"]["leave_one_out"]
-            together, apart = against_exact(found, exact)
-            cells += ["–" if way == "leave_one_out" else shown(together), shown(apart)]
+            found, exact = one["ways"].get(way), one["ways"].get("leave_one_out")
+            if found is None:
+                cells += ["–"] * 3
+                continue
+            told = (math.nan, math.nan) if exact is None else against_exact(found, exact)
+            cells += ["–" if way == "leave_one_out" else shown(told[0]), shown(told[1])]
             cells += [shown(between(found["seeds"]))]
         number, kind = batches_of(way, whole[0]["ways"][way], whole[0]["sizes"]["gates"])
         rows.append([way.replace("_", " "), *cells, f"{number:,.0f}", kind if number else "–"])
@@ -463,8 +466,8 @@ def overlap_table(ranked: Sequence[Mapping[str, Any]]) -> str:
     rows = []
     for a, b in combinations(whole, 2):
         for way in whole[0]["ways"]:
-            if way == "snr":
-                continue  # looks at no data
+            if way == "snr" or way not in b["ways"]:
+                continue  # looks at no data, or was not measured on both
             one, two = (as_scores(way, of["ways"][way]) for of in (a, b))
             found = overlap(one, two, SHARE)
             rows.append([
