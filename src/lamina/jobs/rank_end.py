@@ -34,6 +34,7 @@ def finish(run: Ranking, tables: Mapping[str, Sequence[Found]], known: Linears) 
     out, way = run.out, run.recipe.way
     every = {name: scores_of(run, name, found, known) for name, found in tables.items()}
     write_atomic(out / "scores.json", every[way].to_json().encode())
+    shutil.rmtree(out / "scores", ignore_errors=True)  # of a run that ended here with other ways
     if len(every) > 1:
         (out / "scores").mkdir(exist_ok=True)
         for name, table in every.items():

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from lamina.core.errors import CheckpointError
+from lamina.core.errors import CheckpointError, RecipeError
 from lamina.core.manifest import read_json
 from lamina.core.modules import Linears, unit_of
 from lamina.core.plan import LayerPlan
@@ -20,6 +20,7 @@ from lamina.engine.fast import attending_by_example
 from lamina.engine.load import Source, first_line, load_network, quiet
 from lamina.engine.losses import LossHead
 from lamina.engine.planned import linears
+from lamina.engine.recipe import TrainSection
 from lamina.engine.run import Finished, run_windows
 from lamina.engine.state import digest
 from lamina.engine.tunable import load_tunable, save_model
@@ -93,9 +94,7 @@ def _adapted(run: Ranking) -> Any:
     if run.source.adapter is not None:
         model = _given(run.source, run.recipe)
     else:
-        with quiet():
-            model = load_network(run.source, getattr(torch, run.recipe.train.dtype))
-        model.config.use_cache = False
+        model = _network(run.source, run.recipe.train)
     run.stage = {"steps": 0, "stopped": None, "stable_at": None}
     return model.to("cuda") if torch.cuda.is_available() else model
 
@@ -109,10 +108,8 @@ def _given(source: Source, recipe: RankRecipe) -> Any:
     from peft import PeftModel
 
     assert source.adapter is not None
-    bare = Source(source.name, source.folder, None)
+    network = _network(Source(source.name, source.folder, None), recipe.train)
     with quiet():
-        network = load_network(bare, getattr(torch, recipe.train.dtype))
-        network.config.use_cache = False
         try:
             model = PeftModel.from_pretrained(network, str(source.adapter), local_files_only=True)
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
@@ -124,6 +121,24 @@ def _given(source: Source, recipe: RankRecipe) -> Any:
         if ".lora_" in name:
             parameter.data = parameter.data.float()
     return model
+
+
+def _network(source: Source, train: TrainSection) -> Any:
+    """The model in the dtype and with the attention that the recipe names.
+
+    Raises:
+        RecipeError: an attention that does not run here.
+    """
+    attention = None if train.attention == "auto" else train.attention
+    with quiet():
+        try:
+            network = load_network(source, getattr(torch, train.dtype), attention=attention)
+        except CheckpointError as error:
+            if attention is not None and "att" in str(error).lower():
+                raise RecipeError(f"train.attention is `{attention}`: {error}") from error
+            raise
+    network.config.use_cache = False
+    return network
 
 
 def _stage_one(run: Ranking) -> Any:
