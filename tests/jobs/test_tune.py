@@ -136,7 +136,8 @@ def test_taking_keeps_or_empties(tmp_path: Path) -> None:
 
 
 def test_leaving_takes_back_only_what_cost_nothing(tmp_path: Path) -> None:
-    leave(begun(tmp_path / "out"))
+    (begun(tmp_path / "out") / "checkpoints").mkdir()  # refused before the first was written
+    leave(tmp_path / "out")
     assert not (tmp_path / "out").exists()
     out = begun(tmp_path / "out")
     checkpoint(out)
