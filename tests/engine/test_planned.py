@@ -14,8 +14,10 @@ from lamina.engine.load import Source, find_model, load_network, quiet
 from lamina.engine.planned import apply_plan, check_injected, linears
 from lamina.engine.recipe import TrainSection
 from lamina.engine.tunable import load_tunable, save_model, trained_parameters
+from lamina.weights.adapter import AdaptedCheckpoint
 from lamina.weights.checkpoint import open_checkpoint
 from lamina.weights.linears import linears_of
+from lamina.weights.locate import open_model
 
 sys.path.append(str(Path(__file__).parents[1] / "e2e"))
 
@@ -286,6 +288,11 @@ def test_a_head_is_found_by_its_name_in_the_file(tmp_path: Path) -> None:
     assert "embed_out.weight" in open_checkpoint(source.folder).tensors
     model = load_tunable(source, train(method="full"), plan_of(source, full=("embed_out",)))
     assert trained(model) == {"lm_head.weight"}
+    beside = plan_of(source, "1.mlp.dense_h_to_4h", full=("embed_out",))
+    save_model(load_tunable(source, train(rank=2), beside), tmp_path / "adapter", dtype=None)
+    opened = open_model(str(tmp_path / "adapter"), None)
+    assert isinstance(opened, AdaptedCheckpoint)
+    assert set(opened.replaced) == {"embed_out.weight"}
 
 
 def test_modules_that_peft_takes_for_experts_are_told(tmp_path: Path) -> None:

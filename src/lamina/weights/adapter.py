@@ -284,6 +284,8 @@ def adapt(base: Checkpoint, adapter: Adapter) -> AdaptedCheckpoint:
             factors[name] = LoraFactors(a, b, scale, transposed)
     for name, tensor in adapter.replaced.items():
         found = names.get(name) or names.get(_inner(name))
+        if found is None and name == "lm_head.weight":
+            found = head_name(base)  # GPT-NeoX: `embed_out` in files, `lm_head` in memory
         if found is None:
             problems.append(
                 f"{name}: no such tensor in the base (a tied head cannot be replaced alone)"
