@@ -203,6 +203,13 @@ def test_no_such_model(home: Path, tmp_path: Path) -> None:
     assert "empty" in refused(tmp_path / "out", tmp_path / "empty")
 
 
+def test_a_runs_folder(home: Path, tmp_path: Path) -> None:
+    ranks.ranked("adapter", tmp_path / "run", "--way", "delta_norm")
+    shutil.copytree(home / "adapter", tmp_path / "run" / "adapter")
+    told = refused(tmp_path / "out", tmp_path / "run")
+    assert f"what it made is {tmp_path}/run/adapter. Give that." in told
+
+
 def test_a_base_for_a_whole_model(home: Path, tmp_path: Path) -> None:
     assert "is a whole model" in refused(tmp_path / "out", "model", "--base", "model")
 

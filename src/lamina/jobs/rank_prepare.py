@@ -107,6 +107,7 @@ def prepare(recipe: RankRecipe, place: Place, watch: Watcher) -> Ranking:
 def _find(recipe: RankRecipe, place: Place) -> Source:
     cosine = "cosine" in recipe.ways  # its base is the raw model, not the adapter's
     base = None if recipe.base is None or cosine else near(recipe.base, place.home)
+    _refuse_run(recipe, Path(near(recipe.model, place.home)))
     source = find_model(near(recipe.model, place.home), base=base)
     if base is not None and source.adapter is None:
         raise RecipeError(
@@ -125,6 +126,16 @@ def _find(recipe: RankRecipe, place: Place) -> Source:
             "deltas: it has to be tuned first. Give rows by --data, or a PEFT adapter's folder."
         )
     return source
+
+
+def _refuse_run(recipe: RankRecipe, folder: Path) -> None:
+    """A run's folder in place of the model in it."""
+    inside = [name for name in ("adapter", "model") if (folder / name).is_dir()]
+    if inside and (folder / "manifest.json").is_file() and not (folder / "config.json").is_file():
+        raise RecipeError(
+            f"{recipe.model} is a run's folder and no model; what it made is "
+            f"{recipe.model.rstrip('/')}/{inside[0]}. Give that."
+        )
 
 
 # ---- what headers show --------------------------------------------------------------------------
