@@ -240,6 +240,7 @@ class _Rows:
             self.gates.set(0.0)
             run.losses["loss_without"] = rows.loss()
             self.gates.set(1.0)
+            run.passes["with and without the adapter, forward"] = rows.passes
         return self
 
     def __exit__(self, *raised: Any) -> None:
