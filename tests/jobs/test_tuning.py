@@ -27,9 +27,9 @@ def test_a_model_is_gone_before_the_next_is_loaded(
     alive: list[int] = []
     load = tuning.load_tunable
 
-    def counted(*arguments: Any) -> Any:
+    def counted(*arguments: Any, **named: Any) -> Any:
         alive.append(sum(model() is not None for model in made))
-        model = load(*arguments)
+        model = load(*arguments, **named)
         made.append(weakref.ref(model))
         return model
 
