@@ -65,8 +65,7 @@ TRAIN = {
 STAGE = {
     **TRAIN, "learning_rate": 3e-3, "batch_size": 4, "windows": 10, "window_steps": 20
 }  # fmt: skip
-"""To the last of 200 steps, cosine: the test of stability (.5 % in three looks) would end it at
-step 40, 7 % above where it gets to, and there the path integral ranks by something else."""
+"""To the last of 200 steps, cosine: a test of stability at .5 % would end it in mid-course."""
 STABLE = {"change": 1e-9}
 TUNE = {**TRAIN, "windows": 1, "window_steps": 60, "save_every": 1_000_000}
 CONDITIONS: Mapping[str, Mapping[str, Any] | None] = {
