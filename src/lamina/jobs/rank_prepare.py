@@ -12,18 +12,17 @@ from typing import Any
 
 from lamina.core.errors import CheckpointError, RecipeError, did_you_mean
 from lamina.core.modules import Linears
-from lamina.data.load import DomainData, load_domains
+from lamina.data.load import DomainData
 from lamina.engine import parallel
 from lamina.engine.arguments import check_arguments
 from lamina.engine.load import Source, find_model, fingerprint, load_tokenizer, quiet
-from lamina.engine.run import refuse_few_rows
 from lamina.engine.state import Identity, check_fits, digest, newest_state
 from lamina.ila.recipe import NEEDS_DATA, OF_ADAPTER, RankRecipe
 from lamina.jobs.claimed import LOG, RANKING, refuse_inside, take
 from lamina.jobs.log import Log
 from lamina.jobs.rank import Place, write_recipe
 from lamina.jobs.tune import write_json
-from lamina.jobs.tune_run import limits, near
+from lamina.jobs.tune_run import data_report, load_rows, near
 from lamina.jobs.watch import Watcher
 from lamina.weights.adapter import adapt, open_adapter
 from lamina.weights.checkpoint import open_checkpoint
@@ -83,13 +82,7 @@ def prepare(recipe: RankRecipe, place: Place, watch: Watcher) -> Ranking:
     with quiet():
         tokenizer = load_tokenizer(source)
     data = _rows(recipe, place, source, tokenizer, watch)
-    report = {
-        "schema": "lamina.data/1",
-        "max_length": recipe.data.max_length,
-        "packing": recipe.data.packing,
-        "chat_template": recipe.data.chat_template,
-        "domains": {name: domain.report for name, domain in data.items()},
-    }
+    report = data_report(recipe.data, data)
     identity = Identity(
         data=digest({name: domain.fingerprint for name, domain in data.items()}),
         recipe=digest(_lasting(recipe)),
@@ -212,19 +205,8 @@ def _rows(
         return {}
     if not recipe.domains:
         return {}
-    vocabulary, positions = limits(source.folder)
     watch.stage("reading the data", 0)
-    data = load_domains(
-        recipe.domains,
-        tokenizer,
-        recipe.data,
-        home=place.home,
-        num_embeddings=vocabulary,
-        num_positions=positions,
-        tell=tell,
-    )
-    refuse_few_rows(data)
-    return data
+    return load_rows(recipe.domains, recipe.data, tokenizer, source, home=place.home, tell=tell)
 
 
 def _lasting(recipe: RankRecipe) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lamina.core.manifest import read_json
 from lamina.core.plan import LayerPlan
 from lamina.data.load import DomainData, load_domains, refuse_longer
+from lamina.data.recipe import DataSection, DomainSpec
 from lamina.engine import parallel
 from lamina.engine.load import Source, find_model, fingerprint, load_tokenizer, quiet
 from lamina.engine.recipe import TrainSection
@@ -78,28 +79,13 @@ def prepare(
     plan = _settled(recipe, source, fingerprinted, place.home)
     if plan is not None:
         tell(_plan_words(plan))
-    vocabulary, positions = limits(source.folder)
     watch.stage("reading the data", 0)
-    data = load_domains(
-        recipe.domains,
-        tokenizer,
-        recipe.data,
-        home=place.home,
-        num_embeddings=vocabulary,
-        num_positions=positions,
-        tell=tell,
-    )
-    refuse_few_rows(data)
+    data = load_rows(recipe.domains, recipe.data, tokenizer, source, home=place.home, tell=tell)
+    _, positions = limits(source.folder)
     watched = watched_text(recipe, place.home, tokenizer)
     for examples in watched.values():
         refuse_longer(examples, positions)
-    report = {
-        "schema": "lamina.data/1",
-        "max_length": recipe.data.max_length,
-        "packing": recipe.data.packing,
-        "chat_template": recipe.data.chat_template,
-        "domains": {name: domain.report for name, domain in data.items()},
-    }
+    report = data_report(recipe.data, data)
     _show_data(report, tell)
     identity = Identity(
         data=digest({name: domain.fingerprint for name, domain in data.items()}),
@@ -144,6 +130,41 @@ def _plan_words(plan: LayerPlan) -> str:
         f"{price['num_blocks']:.0f}: a step costs {price['step']:.2f} forward passes, of all "
         f"modules {price['step_all']:.2f}"
     )
+
+
+def load_rows(
+    domains: Mapping[str, DomainSpec],
+    section: DataSection,
+    tokenizer: Any,
+    source: Source,
+    *,
+    home: Path,
+    tell: Tell | None,
+) -> dict[str, DomainData]:
+    """The rows of a recipe's domains, as a model's config.json says that it can read them."""
+    vocabulary, positions = limits(source.folder)
+    data = load_domains(
+        domains,
+        tokenizer,
+        section,
+        home=home,
+        num_embeddings=vocabulary,
+        num_positions=positions,
+        tell=tell,
+    )
+    refuse_few_rows(data)
+    return data
+
+
+def data_report(section: DataSection, data: Mapping[str, DomainData]) -> dict[str, Any]:
+    """What `data.json` holds."""
+    return {
+        "schema": "lamina.data/1",
+        "max_length": section.max_length,
+        "packing": section.packing,
+        "chat_template": section.chat_template,
+        "domains": {name: domain.report for name, domain in data.items()},
+    }
 
 
 def near(model: str, home: Path) -> str:
