@@ -3,7 +3,7 @@
 Ranks the modules of `base` on such rows, then tunes it four times from the start on the same rows
 with the same steps: all modules, the lowest quarter frozen, the top 30 %, and random ones of as
 many parameters. Each is measured on held-out requests that neither ranking nor tuning has read.
-One seed and one draw: a picture of how it is done. docs/studies.md has five seeds.
+One seed and one draw: a picture of how it is done. docs/studies.md has several seeds.
 
     OUT/  rank.yaml rank/ layers/NAME.yaml layers/NAME/ layers.json
 """

@@ -155,7 +155,7 @@ def parts(read: DemoLayers) -> list[Part]:
     unsure = (
         "One seed, one order of the rows and one draw of random modules. The intervals know of "
         "other requests alone: with another seed each difference may turn round. It shows how it "
-        "is done; whether it helps is asked with five seeds in docs/studies.md."
+        "is done; whether it helps is asked with several seeds in docs/studies.md."
     )
     return [*told, Part("What this does not show", unsure)]
 
