@@ -55,9 +55,11 @@ def main(home: Path, ways: list[str]) -> None:
     for way in ways:
         try:
             recipe = home / f"{way}.yaml"
-            whole = run_tune(recipe, home / f"{way} whole")["status"]
-            stopped = run_tune(recipe, home / f"{way} again", watch=StopHere())["results"]["status"]
-            resumed = run_tune(recipe, home / f"{way} again", resume=True)["status"]
+            whole = run_tune(recipe, home / f"{way} by two")["status"]
+            stopped = run_tune(recipe, home / f"{way} by two again", watch=StopHere())["results"][
+                "status"
+            ]
+            resumed = run_tune(recipe, home / f"{way} by two again", resume=True)["status"]
             told[way] = {"ends": [whole, stopped, resumed], "steps": list(Watched.seen)}
         except LaminaError as error:
             told[way] = {"ends": [f"{type(error).__name__}: {error}"], "steps": []}

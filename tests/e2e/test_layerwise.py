@@ -225,4 +225,4 @@ def test_two_processes_do_the_same_and_go_on_to_the_bit(home: Path) -> None:
         steps = told[0][way]["steps"]
         assert len(steps) == 16  # eight in each run, the second in two parts
         assert steps[:8] == steps[8:]
-        assert kit.files_of(home / f"{way} again") == kit.files_of(home / f"{way} whole")
+        assert kit.files_of(home / f"{way} by two again") == kit.files_of(home / f"{way} by two")
