@@ -16,9 +16,8 @@ import torch
 from torch import nn
 
 from lamina.core.errors import DataError
-from lamina.engine import parallel
 from lamina.engine.prefix import blocks_of
-from lamina.ila.forwards import Batch, hooked, passes
+from lamina.ila.forwards import Batch, summed
 
 
 def block_influence(
@@ -51,12 +50,7 @@ def block_influence(
         return after
 
     handles = [b.register_forward_hook(hook(n), with_kwargs=True) for n, b in enumerate(blocks)]
-    with hooked(handles):
-        for mask in passes(model, batches):
-            real_BL[:] = [mask]
-            sums[-1] += float(mask.sum())
-            advance(1)
-    sums = parallel.total(sums)
+    sums = summed(model, batches, handles, real_BL, sums, advance=advance)
     if not np.isfinite(sums).all():
         raise DataError(
             "hidden states are not finite: the model is damaged, or overflows in this dtype. Try "

@@ -6,9 +6,10 @@ Letters: B rows, L positions.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -57,3 +58,25 @@ def hooked(handles: Iterable[Any]) -> Iterator[None]:
     finally:
         for handle in kept:
             handle.remove()
+
+
+def summed(
+    model: nn.Module,
+    batches: Sequence[Batch],
+    handles: Iterable[Any],
+    real_BL: list[torch.Tensor],
+    sums: np.ndarray,
+    *,
+    advance: Callable[[int], None],
+) -> np.ndarray:
+    """What hooks added to `sums` over all batches and processes; its last entry counts the tokens.
+
+    Args:
+        real_BL: holds the mask of real tokens of the batch in work, for the hooks.
+    """
+    with hooked(handles):
+        for mask in passes(model, batches):
+            real_BL[:] = [mask]
+            sums[-1] += float(mask.sum())
+            advance(1)
+    return parallel.total(sums)

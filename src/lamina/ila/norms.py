@@ -23,8 +23,7 @@ import torch
 from torch import nn
 
 from lamina.core.errors import CheckpointError, DataError
-from lamina.engine import parallel
-from lamina.ila.forwards import Batch, hooked, passes
+from lamina.ila.forwards import Batch, summed
 from lamina.ila.gates import ADAPTER, adapted
 
 
@@ -106,12 +105,7 @@ def lora_drop(
         module.register_forward_pre_hook(hook(number, module))
         for number, module in enumerate(modules.values())
     ]
-    with hooked(handles):
-        for mask in passes(model, batches):
-            real_BL[:] = [mask]
-            sums[-1] += float(mask.sum())
-            advance(1)
-    sums = parallel.total(sums)
+    sums = summed(model, batches, handles, real_BL, sums, advance=advance)
     if not np.isfinite(sums).all():
         raise DataError(
             "the adapter's outputs are not finite: it is damaged, or overflows in this dtype. Try "
