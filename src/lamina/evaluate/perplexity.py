@@ -161,26 +161,38 @@ def _windows(
     windows: list[Window] = []
     skipped: list[int] = []
     shortened = 0
-    with quiet():
-        for row, document in enumerate(documents):
-            if document.prompt is None:
-                tokens = _encode_text(model, document.text)
-                if tokens:
-                    windows += rolling_windows(
-                        row, tokens, start=_start(model), max_length=model.max_length
-                    )
-                continue
-            prompt = _encode_prompt(model, document.prompt)
-            completion = _encode(model, document.text)
-            if not completion:
-                continue
-            window = completion_window(row, prompt, completion, max_length=model.max_length)
-            if window is None:
-                skipped.append(row)
-                continue
-            windows.append(window)
-            shortened += len(window.tokens) < len(prompt) + len(completion)
+    for row, document in enumerate(documents):
+        found, cut = document_windows(model, document, row=row)
+        if found is None:
+            skipped.append(row)
+            continue
+        windows += found
+        shortened += cut > 0
     return windows, tuple(skipped), shortened
+
+
+def document_windows(
+    model: LanguageModel, document: Document, *, row: int = 0
+) -> tuple[tuple[Window, ...] | None, int]:
+    """A document's windows and the tokens of its prompt that are lost to fit the model.
+
+    None where its completion is longer than the model; no window where it has no token.
+    """
+    with quiet():
+        if document.prompt is None:
+            tokens = _encode_text(model, document.text)
+            if not tokens:
+                return (), 0
+            start, length = _start(model), model.max_length
+            return tuple(rolling_windows(row, tokens, start=start, max_length=length)), 0
+        prompt = _encode_prompt(model, document.prompt)
+        completion = _encode(model, document.text)
+    if not completion:
+        return (), 0
+    window = completion_window(row, prompt, completion, max_length=model.max_length)
+    if window is None:
+        return None, 0
+    return (window,), len(prompt) + len(completion) - len(window.tokens)
 
 
 def _encode_text(model: LanguageModel, text: str) -> list[int]:
