@@ -51,6 +51,9 @@ class ChoiceItem:
     """Characters of each answer, what `acc_norm` divides by."""
     group: str | None = None
     """The subject, where the data set has some."""
+    asked: tuple[tuple[int, ...], ...] = ()
+    """Where one context is asked about in several forms, the pairs of each (TruthfulQA: mc1, whose
+    first is right, and mc2, whose right ones are `gold`); each pair is scored once."""
 
 
 @dataclass(frozen=True, slots=True)
