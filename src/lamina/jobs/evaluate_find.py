@@ -120,8 +120,8 @@ def _choose(
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise RecipeError(
-            f"Two tasks are called {', '.join(twice)}: a file of rows has its own name as its task. "
-            "Rename the file."
+            f"Two tasks are called {', '.join(twice)}: a file of rows has its own name as its "
+            "task. Rename the file."
         )
     return (*built, *own)
 
@@ -146,8 +146,9 @@ def _check_code(tasks: Sequence[Task], asked: Request) -> tuple[dict[str, str], 
         return {}, None
     if not asked.allow_code:
         raise RecipeError(
-            f"{', '.join(code)} run programs that the model wrote, each in a sandbox of its own. Say "
-            "--allow-code if you want that on this machine; docs/sandbox.md tells what protects it."
+            f"{', '.join(code)} run programs that the model wrote, each in a sandbox of its own. "
+            "Say --allow-code if you want that on this machine; docs/sandbox.md tells what protects "
+            "it."
         )
     from lamina.evaluate.sandbox import probe
 

@@ -1,10 +1,11 @@
 """Any other task, by lm-evaluation-harness itself: `lamina eval MODEL --harness TASK...`.
 
 The model is found, loaded and (an adapter) merged by lamina and handed over as an object. A task is
-a name the harness knows, or a YAML file of its kind. With `--data DIR` a known task reads local files
-that carry the name of its data set (nq_open_validation.jsonl, for google-research-datasets/nq_open),
-so that nothing is downloaded. Tasks that run what a model wrote are refused: the harness runs it
-in its own processes. lm-eval is the extra `lamina[eval]`; reading its index of tasks takes about 10 s.
+a name the harness knows, or a YAML file of its kind. With `--data DIR` a known task reads local
+files that carry the name of its data set (nq_open_validation.jsonl, for google-research-
+datasets/nq_open), so that nothing is downloaded. Tasks that run what a model wrote are refused: the
+harness runs it in its own processes. lm-eval is the extra `lamina[eval]`; reading its index of
+tasks takes about 10 s.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Beside OUT.json there is a folder OUT.json.partial/ until the result is written: a file for each
 model and task, named by a digest of everything its answers depend on (weights, items, dtype,
-lengths, batches, sampling). A line is a portion with the answers to its items; a line that was cut by a kill is left
-out. Other settings have other files, so nothing is mixed and nothing is lost.
+lengths, batches, sampling). A line is a portion with the answers to its items; a line that was cut
+by a kill is left out. Other settings have other files, so nothing is mixed and nothing is lost.
 """
 
 import contextlib
