@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 
 from lamina.core.errors import DataError, RecipeError
-from lamina.evaluate.nouns import Item, Task
+from lamina.evaluate.nouns import Item, Row, Task
 from lamina.evaluate.tasks.definition import Asked, Definition
 from lamina.evaluate.tasks.few_shot import SEED, ChatTemplate, asked_with, draw
 from lamina.evaluate.tasks.registry import DEFINITIONS
@@ -63,16 +63,23 @@ def build_items(
         assert definition.shots is not None
         splits.append(definition.shots)
     found = load(splits, data)
-    what = f"a row of {task.name}"
-    tests = read_rows(found[0], definition.read, kept=definition.kept, what=what)
-    pool: list[Numbered] = []
-    if number:
-        pool = read_rows(found[1], definition.read, kept=definition.kept_shots, what=what)
+    tests = _read(definition, found[0], definition.kept)
+    pool = _read(definition, found[1], definition.kept_shots) if number else []
     warnings += _another_split(definition, found[0])
     if pool:
         warnings += overlap(task.name, tests, pool, tolerated=TOLERATED)
     return choose(
         definition, found, tests, pool, number, limit=limit, seed=seed, chat=chat, warnings=warnings
+    )
+
+
+def _read(definition: Definition, rows: Rows, kept: Callable[[Row], bool]) -> list[Numbered]:
+    return read_rows(
+        rows,
+        definition.read,
+        kept=kept,
+        what=f"a row of {definition.task.name}",
+        advice="Give the file of the data set, with the fields it has on the hub.",
     )
 
 

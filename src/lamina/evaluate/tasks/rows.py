@@ -132,7 +132,7 @@ def read_rows(rows: Rows, read: Read, *, kept: Callable[[Row], bool], what: str)
             unfit.append(f"{place}: {problem}")
     if unfit:
         message = told(rows.source, f"not {what}", unfit, len(rows.rows))
-        raise DataError(f"{message}\nGive the file of the data set, as it is on the hub.")
+        raise DataError(f"{message}\n{advice}")
     if outside:
         message = told(
             rows.source, "without a right answer among the choices", outside, len(rows.rows)

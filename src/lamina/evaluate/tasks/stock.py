@@ -26,17 +26,7 @@ def _arc(name: str, configuration: str) -> Definition:
 
 STOCK = (
     Definition(
-        Task(
-            "wikitext2",
-            1,
-            "text",
-            (
-                Metric("word_perplexity", higher_is_better=False, scale="exp"),
-                Metric("byte_perplexity", higher_is_better=False, scale="exp"),
-                Metric("bits_per_byte", higher_is_better=False, scale="bits"),
-            ),
-            texts.judge_text,
-        ),
+        Task("wikitext2", 1, "text", texts.TEXT_METRICS, texts.judge_text),
         test=Split(
             ("wikitext2_raw_test", "wikitext2_test", "wikitext_test"),
             ("EleutherAI/wikitext_document_level", "wikitext-2-raw-v1", "test"),

@@ -3,11 +3,17 @@
 The page is scored detokenised; words and bytes are those of the page as it came.
 """
 
-from lamina.evaluate.nouns import Item, Raw, Row, TextItem, Values
+from lamina.evaluate.nouns import Item, Metric, Raw, Row, TextItem, Values
 from lamina.evaluate.tasks.definition import Asked
 from lamina.evaluate.tasks.fields import text_of
 from lamina.evaluate.text import Document
 from lamina.evaluate.wikitext import count_bytes, count_words, detokenise
+
+TEXT_METRICS = (
+    Metric("word_perplexity", higher_is_better=False, scale="exp"),
+    Metric("byte_perplexity", higher_is_better=False, scale="exp"),
+    Metric("bits_per_byte", higher_is_better=False, scale="bits"),
+)
 
 
 def read_wikitext(row: Row) -> Asked:
