@@ -3,8 +3,8 @@
 * `question`, `choices`, `answer`: asked as ARC is; `answer` is an index from 0, a letter from A, or
   the text of the right choice (a text that is a choice is that choice, even if it is a number);
 * `question` and `answer`, or `prompt` and `answer`: answered in writing. A question is worded
-  "Question: ...", a prompt stands as it is. `exact_match`: the same words, and no other; `contains`:
-  the answer's words are somewhere in the writing, next to each other. Both after `words`;
+  "Question: ...", a prompt stands as it is. `exact_match`: the same words, and no other;
+  `contains`: the answer's words are in the writing, next to each other. Both after `words`;
 * `text`: its tokens are scored, as WikiText's, but not detokenised.
 
 A row may have an `id`, and a `group` or `subject`. Examples come from another file, at random.

@@ -112,7 +112,9 @@ def from_hub(split: Split) -> Rows:
     return Rows(shown, None, tuple(rows))
 
 
-def read_rows(rows: Rows, read: Read, *, kept: Callable[[Row], bool], what: str) -> list[Numbered]:
+def read_rows(
+    rows: Rows, read: Read, *, kept: Callable[[Row], bool], what: str, advice: str
+) -> list[Numbered]:
     """The rows as the task words them.
 
     Raises:
