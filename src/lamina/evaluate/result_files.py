@@ -1,0 +1,204 @@
+"""Results of `lamina eval` as files: NAME.json, and beside it NAME.samples.jsonl.gz.
+
+The samples have a line for every model, task and item: what was asked, what was answered, and the
+values it is worth. They are read line by line; only the values are held.
+"""
+
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lamina.core.errors import DataError
+from lamina.core.manifest import read_json, write_atomic
+from lamina.evaluate.nouns import Metric
+from lamina.evaluate.results import SCHEMA
+
+Line = Mapping[str, Any]
+ByTask = dict[str, dict[str, dict[str, tuple[float, float]]]]
+"""By task and item the values by metric."""
+
+
+class _Metric(BaseModel):
+    name: str
+    higher_is_better: bool
+    scale: Literal["ratio", "exp", "bits"] = "ratio"
+
+
+class _Task(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    version: int
+    kind: str
+    items: int
+    fingerprint: str
+    few_shot: int | None = None
+    limit: int | None = None
+    chat: bool = False
+    metrics: list[_Metric] = Field(min_length=1)
+
+
+class _Result(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+    order: list[str] = Field(min_length=1)
+    tasks: dict[str, _Task]
+    results: dict[str, dict[str, dict[str, Any]]]
+    settings: dict[str, Any] = Field(default_factory=dict)
+    samples: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """A result file, checked."""
+
+    path: Path
+    whole: Mapping[str, Any]
+    """All of it, as it stands in the file."""
+    order: tuple[str, ...]
+    tasks: Mapping[str, Mapping[str, Any]]
+    metrics: Mapping[str, tuple[Metric, ...]]
+    settings: Mapping[str, Any]
+    samples: Path
+
+
+def read_result(path: Path) -> Result:
+    """A result of `lamina eval`.
+
+    Raises:
+        DataError: it is no JSON, no result of lamina's, of another version, or damaged.
+    """
+    whole = read_json(path)
+    schema = whole.get("schema") if isinstance(whole, dict) else None
+    if schema != SCHEMA:
+        raise DataError(f"{path} {_instead(schema)}")
+    try:
+        read = _Result.model_validate(whole)
+    except ValidationError as error:
+        wrong = "".join(
+            f"\n  {'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors()[:5]
+        )
+        raise DataError(
+            f"{path} says that it is a result of lamina eval, but it is "
+            f"damaged:{wrong}\nMeasure again."
+        ) from None
+    return Result(
+        path=path,
+        whole=whole,
+        order=tuple(read.order),
+        tasks={name: task.model_dump() for name, task in read.tasks.items()},
+        metrics={
+            name: tuple(Metric(**one.model_dump()) for one in task.metrics)
+            for name, task in read.tasks.items()
+        },
+        settings=read.settings,
+        samples=path.with_name(read.samples or samples_path(path).name),
+    )
+
+
+def samples_path(result: Path) -> Path:
+    """Where the questions and answers of a result lie: beside it."""
+    return result.with_name(f"{result.stem}.samples.jsonl.gz")
+
+
+def write_samples(path: Path, lines: Iterable[Line]) -> None:
+    """Questions and answers as gzipped lines; the same lines give the same bytes.
+
+    Raises:
+        OutputError: the folder is missing, read-only or full.
+    """
+    buffer = io.BytesIO()
+    with gzip.GzipFile(filename="", fileobj=buffer, mode="wb", mtime=0) as file:
+        for line in lines:
+            file.write(json.dumps(line, ensure_ascii=False).encode("utf-8", "surrogatepass"))
+            file.write(b"\n")
+    write_atomic(path, buffer.getvalue())
+
+
+def read_samples(path: Path) -> Iterator[Line]:
+    """The lines of a samples file, one by one.
+
+    Raises:
+        DataError: it is not there, does not unpack, or a line of it is not one of ours.
+    """
+    if not path.is_file():
+        raise DataError(
+            f"{path} is missing: without the answers of each item, results cannot be compared item "
+            "by item. Copy it back beside its result, or measure again."
+        )
+    try:
+        with gzip.open(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                yield _sample(path, number, line)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path} does not unpack: {error}. Copy it again.") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from None
+
+
+def read_values(result: Result) -> dict[str, ByTask]:
+    """By model, task and item the values, from the samples of a result.
+
+    Raises:
+        DataError: the samples are missing or damaged, or not those of this result.
+    """
+    values: dict[str, ByTask] = {}
+    for line in read_samples(result.samples):
+        by_task = values.setdefault(line["model"], {})
+        by_task.setdefault(line["task"], {})[line["id"]] = {
+            name: (_number(value), _number(count))
+            for name, (value, count) in line["values"].items()
+        }
+    wrong = [
+        f"{model} on {task}: {len(values.get(model, {}).get(task, {}))} of {asked['items']} items"
+        for model in result.order
+        for task, asked in result.tasks.items()
+        if task in result.whole["results"].get(model, {})
+        and len(values.get(model, {}).get(task, {})) != asked["items"]
+    ]
+    if wrong:
+        raise DataError(
+            f"{result.samples} is not the one of {result.path.name}.\n  "
+            + "\n  ".join(wrong)
+            + "\nCopy the two together, or measure again."
+        )
+    return values
+
+
+def _instead(schema: object) -> str:
+    if isinstance(schema, str) and schema.startswith("lamina.evaluation/"):
+        return (
+            f"is of another version, {schema}; this lamina reads {SCHEMA}. Measure again, or use "
+            "the lamina that wrote it."
+        )
+    if isinstance(schema, str) and schema.startswith("lamina.metrics/"):
+        return (
+            f"holds losses on texts alone ({schema}), not answers to items. Measure with "
+            "--tasks to compare results."
+        )
+    what = f"a file of `{schema}`" if isinstance(schema, str) else "a file without a schema"
+    return f"is {what}, no result of lamina eval. A result has the schema {SCHEMA}."
+
+
+def _sample(path: Path, number: int, line: bytes) -> Line:
+    try:
+        read = json.loads(line)
+        known = all(isinstance(read[key], str) for key in ("model", "task", "id"))
+        if known and all(len(value) == 2 for value in read["values"].values()):
+            return read
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass
+    raise DataError(
+        f"{path}, line {number} is no item with its values. Copy the file again, or measure again."
+    )
+
+
+def _number(value: object) -> float:
+    """A sum or a count; what JSON cannot write was left null."""
+    return float(value) if isinstance(value, int | float) else float("nan")
