@@ -95,13 +95,13 @@ def choose(
     chat: ChatTemplate | None,
     warnings: Sequence[str],
 ) -> Chosen:
-    """Examples before the first `limit` rows of each group."""
-    ids = ids_of(tests, found[0].source)
+    """The first `limit` rows, of each group where the task is by group, with their examples."""
+    ids = ids_of(tests, found[0].source, by_group=definition.by_group)
     examples = _drawn(definition, tests, pool, number, seed=seed, source=found[-1].source)
     items = []
     counts: dict[str | None, int] = {}
     for name, row in zip(ids, tests, strict=True):
-        group = row.asked.item.group
+        group = _group(definition, row)
         counts[group] = counts.get(group, 0) + 1
         if limit is not None and counts[group] > limit:
             continue
@@ -167,10 +167,10 @@ def _drawn(
     source: str,
 ) -> Callable[[Numbered], list[Asked]]:
     """The examples of each item, to be asked for in the items' order: a group has one stream."""
-    groups: dict[str | None, list[Numbered]] = {row.asked.item.group: [] for row in tests}
+    groups: dict[str | None, list[Numbered]] = {_group(definition, row): [] for row in tests}
     for row in pool:
-        if row.asked.item.group in groups:
-            groups[row.asked.item.group].append(row)
+        if (group := _group(definition, row)) in groups:
+            groups[group].append(row)
     needed = number + (1 if number and definition.draw == "spare" else 0)
     short = [(group, len(rows)) for group, rows in groups.items() if len(rows) < needed]
     if short:
@@ -184,12 +184,16 @@ def _drawn(
     streams = {group: Random(seed) for group in groups}
 
     def of(row: Numbered) -> list[Asked]:
-        group = row.asked.item.group
+        group = _group(definition, row)
         rows = [(one.row, one.asked) for one in groups[group]]
         drawn = draw(rows, number, (row.row, row.asked), how=definition.draw, rng=streams[group])
         return [asked for _, asked in drawn]
 
     return of
+
+
+def _group(definition: Definition, row: Numbered) -> str | None:
+    return row.asked.item.group if definition.by_group else None
 
 
 def overlap(

@@ -50,6 +50,9 @@ class Definition:
     """Why the task never has any, whatever is asked: the harness leaves them out silently."""
     delimiter: str = " "
     """Between a question and its answer; a template puts its own between turns."""
+    by_group: bool = False
+    """Whether each group is a task of its own to the harness: it has its own limit, its own
+    examples, and numbers its rows from 0."""
     kept: Callable[[Row], bool] = every_row
     """Which rows of the test file are asked."""
     kept_shots: Callable[[Row], bool] = every_row

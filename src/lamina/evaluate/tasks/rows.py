@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lamina.core.errors import DataError
 from lamina.data.files import read_file
@@ -145,13 +144,13 @@ def read_rows(
     return good
 
 
-def ids_of(rows: Sequence[Numbered], source: str) -> list[str]:
-    """The data set's own ids, else `subject/number in it` or the row's number, from 0.
+def ids_of(rows: Sequence[Numbered], source: str, *, by_group: bool) -> list[str]:
+    """The data set's own ids, else the row's number, from 0; `group/number in it` if by group.
 
     Raises:
         DataError: two rows with one id.
     """
-    ids = list(_ids(rows))
+    ids = list(_ids(rows, by_group))
     seen: dict[str, int] = {}
     twice = []
     for name, row in zip(ids, rows, strict=True):
@@ -164,16 +163,16 @@ def ids_of(rows: Sequence[Numbered], source: str) -> list[str]:
     return ids
 
 
-def _ids(rows: Sequence[Numbered]) -> Iterator[str]:
-    counts: dict[str, int] = {}
+def _ids(rows: Sequence[Numbered], by_group: bool) -> Iterator[str]:
+    counts: dict[str | None, int] = {}
     for row in rows:
         group = row.asked.item.group
-        own: Any = next((row.row[key] for key in ("task_id", "id") if key in row.row), None)
+        number = counts.get(group, 0)
+        counts[group] = number + 1
+        own = next(
+            (row.row[key] for key in ("task_id", "id") if row.row.get(key) is not None), None
+        )
         if own is not None:
             yield str(own)
-        elif group is None:
-            yield str(row.number)
         else:
-            yield f"{group}/{counts.get(group, 0)}"
-        if group is not None:
-            counts[group] = counts.get(group, 0) + 1
+            yield f"{group}/{number}" if by_group else str(row.number)

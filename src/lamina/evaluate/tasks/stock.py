@@ -56,6 +56,7 @@ STOCK = (
         read=choices.read_mmlu,
         shots=_files("mmlu", "cais/mmlu", "all", "dev"),
         draw="first",
+        by_group=True,
     ),
     _arc("arc_easy", "ARC-Easy"),
     _arc("arc_challenge", "ARC-Challenge"),
