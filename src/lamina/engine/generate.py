@@ -89,9 +89,14 @@ def sample(
         yield from texts
 
 
-def uniforms(seed: int, number: int, count: int) -> np.ndarray:
-    """`count` numbers in [0, 1) of text `number`, float64; a longer row begins with a shorter."""
-    return np.random.Generator(np.random.Philox(key=[seed, number])).random(count)
+def uniforms(seed: int, number: int, count: int, *, sample: int = 0) -> np.ndarray:
+    """`count` numbers in [0, 1) of text `number`, float64; a longer row begins with a shorter.
+
+    Args:
+        sample: of one text several versions may be drawn, each far along the stream of the text.
+    """
+    stream = np.random.Philox(key=[seed, number], counter=[0, 0, 0, sample])
+    return np.random.Generator(stream).random(count)
 
 
 def draw(probabilities_BV: torch.Tensor, uniforms_B: torch.Tensor) -> torch.Tensor:
@@ -121,9 +126,7 @@ def distribution(
     if how.num_ids is not None:
         logits_BV = logits_BV[:, : how.num_ids]
     if seen_BV is not None:
-        penalty = how.repetition_penalty
-        harder_BV = torch.where(logits_BV < 0, logits_BV * penalty, logits_BV / penalty)
-        logits_BV = torch.where(seen_BV[:, : logits_BV.shape[1]], harder_BV, logits_BV)
+        logits_BV = harder(logits_BV, seen_BV[:, : logits_BV.shape[1]], how.repetition_penalty)
     if how.temperature != 1.0:
         logits_BV = logits_BV / how.temperature
     probabilities_BV = logits_BV.softmax(-1)
@@ -133,6 +136,12 @@ def distribution(
     out_BV = sorted_BV.softmax(-1).cumsum(-1) <= 1 - how.top_p
     out_BV[:, -1] = False
     return probabilities_BV.masked_fill(out_BV.scatter(1, order_BV, out_BV), 0.0)
+
+
+def harder(logits_BV: torch.Tensor, seen_BV: torch.Tensor, penalty: float) -> torch.Tensor:
+    """Logits with a penalty on tokens that were seen."""
+    harder_BV = torch.where(logits_BV < 0, logits_BV * penalty, logits_BV / penalty)
+    return torch.where(seen_BV, harder_BV, logits_BV)
 
 
 def _sample_batch(
