@@ -75,7 +75,7 @@ class TextLoss:
         return self.loss_sum / self.bytes / math.log(2)
 
 
-def ratio_se(sums: Sequence[float], counts: Sequence[int]) -> float | None:
+def ratio_se(sums: Sequence[float], counts: Sequence[float]) -> float | None:
     """Standard error of sum(sums) / sum(counts) over rows drawn at random; None below two rows."""
     rows = [(value, count) for value, count in zip(sums, counts, strict=True) if count]
     if len(rows) < 2:

@@ -37,13 +37,13 @@ def compare_results(
             f"No model `{reference}` in {', '.join(str(path) for path in paths)}; "
             f"{did_you_mean(reference, names.values())}"
         )
-    values, numbers = {}, {}
+    values: dict[str, ByTask] = {}
+    numbers: dict[str, dict[str, Any]] = {}
     for place, result in enumerate(results):
         by_model = read_values(result)
         for model in result.order:
             name = names[place, model]
-            values[name] = {task: by_model[model][task] for task in shared
-                            if task in by_model.get(model, {})}  # fmt: skip
+            values[name] = {task: of for task, of in by_model[model].items() if task in shared}
             numbers[name] = {task: result.whole["results"][model][task] for task in values[name]}
     _check_same_items(values, shared)
     first = results[0]

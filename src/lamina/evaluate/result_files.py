@@ -17,11 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lamina.core.errors import DataError
 from lamina.core.manifest import read_json, write_atomic
-from lamina.evaluate.nouns import Metric
+from lamina.evaluate.nouns import Metric, Values
 from lamina.evaluate.results import SCHEMA
 
 Line = Mapping[str, Any]
-ByTask = dict[str, dict[str, dict[str, tuple[float, float]]]]
+ByTask = dict[str, dict[str, Values]]
 """By task and item the values by metric."""
 
 
@@ -148,23 +148,28 @@ def read_values(result: Result) -> dict[str, ByTask]:
     Raises:
         DataError: the samples are missing or damaged, or not those of this result.
     """
-    values: dict[str, ByTask] = {}
+    read: dict[str, ByTask] = {}
     for line in read_samples(result.samples):
-        by_task = values.setdefault(line["model"], {})
-        by_task.setdefault(line["task"], {})[line["id"]] = {
+        items = read.setdefault(line["model"], {}).setdefault(line["task"], {})
+        items[line["id"]] = {
             name: (_number(value), _number(count))
             for name, (value, count) in line["values"].items()
         }
-    wrong = [
-        f"{model} on {task}: {len(values.get(model, {}).get(task, {}))} of {asked['items']} items"
-        for model in result.order
-        for task, asked in result.tasks.items()
-        if task in result.whole["results"].get(model, {})
-        and len(values.get(model, {}).get(task, {})) != asked["items"]
-    ]
+    values: dict[str, ByTask] = {}
+    wrong = []
+    for model in result.order:
+        measured = result.whole["results"].get(model, {})
+        values[model] = {}
+        for task in [task for task in result.tasks if task in measured]:
+            found = read.get(model, {}).get(task, {})
+            names = {metric.name for metric in result.metrics[task]}
+            whole = [id_ for id_, value in found.items() if names <= value.keys()]
+            if len(whole) < len(found) or len(found) != result.tasks[task]["items"]:
+                wrong.append(f"{model} on {task}: {len(whole)} of {result.tasks[task]['items']}")
+            values[model][task] = found
     if wrong:
         raise DataError(
-            f"{result.samples} is not the one of {result.path.name}.\n  "
+            f"{result.samples} does not have all items of {result.path.name}, or others.\n  "
             + "\n  ".join(wrong)
             + "\nCopy the two together, or measure again."
         )
