@@ -467,8 +467,8 @@ def test_numbers_are_found_in_writing_as_the_harness_finds_them(tmp_path: Path) 
     golds = [row["answer"].split("\n")[-1] for row in tests]
     writings = (*WRITINGS, *golds, *made, *(gold.replace("#### ", "") for gold in golds))
     verdicts = {"exact_match_strict": set(), "exact_match_flexible": set()}
+    theirs = requests(stock)
     for writing in writings:
-        theirs = requests(stock)
         for (instance,) in theirs:
             instance.resps = [writing]
         stock.apply_filters()

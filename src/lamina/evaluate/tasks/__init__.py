@@ -7,7 +7,7 @@ TruthfulQA's two forms are one item with two metrics. As in the harness, a limit
 subject. A user's own rows are another file's (`own`).
 """
 
-from lamina.evaluate.tasks.build import Chosen, build_items
+from lamina.evaluate.tasks.build import Chosen, build_items, check_files
 from lamina.evaluate.tasks.few_shot import SEED, ChatTemplate, Message
 from lamina.evaluate.tasks.own import read_task_file
 from lamina.evaluate.tasks.registry import TASKS, find_tasks
@@ -19,6 +19,7 @@ __all__ = [
     "Chosen",
     "Message",
     "build_items",
+    "check_files",
     "find_tasks",
     "read_task_file",
 ]

@@ -8,11 +8,11 @@ from pathlib import Path
 from random import Random
 
 from lamina.core.errors import DataError, RecipeError
-from lamina.evaluate.nouns import Item, Row, Task
+from lamina.evaluate.nouns import Item, Row, Split, Task
 from lamina.evaluate.tasks.definition import Asked, Definition
 from lamina.evaluate.tasks.few_shot import SEED, ChatTemplate, asked_with, draw
 from lamina.evaluate.tasks.registry import DEFINITIONS
-from lamina.evaluate.tasks.rows import Numbered, Rows, ids_of, load, read_rows
+from lamina.evaluate.tasks.rows import Numbered, Rows, find_files, ids_of, load, read_rows
 
 TOLERATED = 0.01
 """Published sets have a few test rows among their training rows (MMLU 5 of 14,042, ARC-Easy 2 of
@@ -58,11 +58,7 @@ def build_items(
     definition = DEFINITIONS[task.name]
     check_numbers(limit, few_shot)
     number, warnings = _examples(definition, few_shot)
-    splits = [definition.test]
-    if number:
-        assert definition.shots is not None
-        splits.append(definition.shots)
-    found = load(splits, data)
+    found = load(_splits(definition, number), data)
     tests = _read(definition, found[0], definition.kept)
     pool = _read(definition, found[1], definition.kept_shots) if number else []
     warnings += _another_split(definition, found[0])
@@ -182,11 +178,11 @@ def _drawn(
             f"which has {seen}{more}. Ask for fewer."
         )
     streams = {group: Random(seed) for group in groups}
+    pools = {group: [(one.row, one.asked) for one in rows] for group, rows in groups.items()}
 
     def of(row: Numbered) -> list[Asked]:
-        group = _group(definition, row)
-        rows = [(one.row, one.asked) for one in groups[group]]
-        drawn = draw(rows, number, (row.row, row.asked), how=definition.draw, rng=streams[group])
+        group, own = _group(definition, row), (row.row, row.asked)
+        drawn = draw(pools[group], number, own, how=definition.draw, rng=streams[group])
         return [asked for _, asked in drawn]
 
     return of

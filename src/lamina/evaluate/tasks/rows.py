@@ -44,17 +44,24 @@ def load(splits: Sequence[Split], data: Path | None) -> list[Rows]:
     """
     if data is None:
         return [from_hub(split) for split in splits]
+    rows = []
+    for stem, path in find_files(splits, data):
+        shown = path.relative_to(data).as_posix()
+        rows.append(Rows(shown, stem, tuple(read_file(path, shown))))
+    return rows
+
+
+def find_files(splits: Sequence[Split], data: Path) -> list[tuple[str, Path]]:
+    """For each split the stem that was found and its path.
+
+    Raises:
+        DataError: files that are not there, all in one message.
+    """
     found = [find_file(split, data) for split in splits]
     missing = [split for split, place in zip(splits, found, strict=True) if place is None]
     if missing:
         raise DataError(missing_files(missing, data))
-    rows = []
-    for place in found:
-        assert place is not None
-        stem, path = place
-        shown = path.relative_to(data).as_posix()
-        rows.append(Rows(shown, stem, tuple(read_file(path, shown))))
-    return rows
+    return [place for place in found if place is not None]
 
 
 def find_file(split: Split, data: Path) -> tuple[str, Path] | None:
