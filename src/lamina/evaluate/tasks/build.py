@@ -69,6 +69,28 @@ def build_items(
     )
 
 
+def check_files(tasks: Sequence[Task], *, data: Path, few_shot: int | None = None) -> None:
+    """Raises if a file that these tasks need is not in the folder.
+
+    Raises:
+        DataError: the files that are missing, of all tasks in one message.
+        RecipeError: examples for a task that has none.
+    """
+    needed: list[Split] = []
+    for task in tasks:
+        definition = DEFINITIONS[task.name]
+        number, _ = _examples(definition, few_shot)
+        needed += _splits(definition, number)
+    find_files(needed, data)
+
+
+def _splits(definition: Definition, number: int) -> list[Split]:
+    if not number:
+        return [definition.test]
+    assert definition.shots is not None
+    return [definition.test, definition.shots]
+
+
 def _read(definition: Definition, rows: Rows, kept: Callable[[Row], bool]) -> list[Numbered]:
     return read_rows(
         rows,
