@@ -16,12 +16,13 @@ from cyclopts import App, CycloptsError, Parameter, UnusedCliTokensError
 import lamina
 from lamina.cli.again import wait_for_the_first
 from lamina.cli.cutting import cut
+from lamina.cli.evaluating import evaluate
 from lamina.cli.exporting import export
 from lamina.cli.planning import compare, plan
 from lamina.cli.ranked import rank
 from lamina.cli.shifting import shift
 from lamina.cli.tuning import detect, order, tune
-from lamina.core.errors import LaminaError, RecipeError
+from lamina.core.errors import LaminaError
 
 app = App(
     name="lamina",
@@ -165,53 +166,7 @@ def check(
     print(json.dumps(told, indent=1)) if as_json else print_check(told)
 
 
-@app.command(name="eval")
-def evaluate(
-    models: Annotated[tuple[str, ...], Parameter(negative=())],
-    /,
-    *,
-    text: Annotated[tuple[str, ...], Parameter(negative=())],
-    out: Path | None = None,
-    base: str | None = None,
-    dtype: str = "float32",
-    max_length: int | None = None,
-) -> None:
-    """Loss and perplexity of models on text: token-mean loss, word and byte perplexity.
-
-    Parameters
-    ----------
-    models
-        Folders of models or adapters, or hub names.
-    text
-        A text file, or name=file, as often as there are domains: .txt, .jsonl, .jsonl.gz.
-    out
-        Also write the numbers there, as JSON.
-    base
-        The model that adapters belong to; default: the one they name.
-    dtype
-        float32, bfloat16, float16 or auto.
-    max_length
-        Tokens the model sees at once; default: what it was made for.
-    """
-    from lamina.cli.output import print_metrics
-    from lamina.evaluate.run import run_eval
-
-    texts: dict[str, Path] = {}
-    for entry in text:
-        name, equals, file = entry.partition("=")
-        known = Path(entry).exists() or not equals
-        key = Path(entry).name.partition(".")[0] if known else name
-        if key in texts:
-            raise RecipeError(f"two texts are called `{key}`; write --text name=file.")
-        texts[key] = Path(entry if known else file)
-    metrics = run_eval(
-        models, texts, out=out, base=base, dtype=dtype, max_length=max_length, progress=_tell
-    )
-    print_metrics(metrics)
-    if out is not None:
-        _tell(f"written: {out}")
-
-
+app.command(evaluate, name="eval")
 for verb in (rank, tune, detect, order, plan, compare, shift, cut, export):
     app.command(verb)
 

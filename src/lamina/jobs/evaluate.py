@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import lamina
-from lamina.core.errors import RecipeError
 from lamina.core.manifest import write_json_atomic
+from lamina.evaluate.result_files import samples_path
 from lamina.jobs.evaluate_find import Plan, find_all
 from lamina.jobs.evaluate_journal import forget_partial
 from lamina.jobs.evaluate_model import Measured, measure_model
@@ -28,6 +28,8 @@ from lamina.jobs.watch import Watcher
 def run_evaluation(asked: Request, watch: Watcher | None = None) -> dict[str, Any]:
     """Measures, compares and writes; gives what the result file holds.
 
+    With `compare`, the comparison with earlier results is under `compared`; it is not written.
+
     Raises:
         RecipeError, DataError, CheckpointError, OutputError: each with all it found, before the
             first model is loaded where that is possible.
@@ -35,63 +37,96 @@ def run_evaluation(asked: Request, watch: Watcher | None = None) -> dict[str, An
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     watch = watch or Watcher()
     check_request(asked)
-    from lamina.evaluate import results
-
     if not asked.models:  # only earlier results are compared
-        assert asked.compare, "nothing to do"
-        return results.compare_results(*asked.compare)
+        return compare_earlier(asked)
     plan = find_all(asked, watch)
-    if asked.compare:
-        for earlier in asked.compare:
-            results.read_result(earlier)
     measured = Measured()
     for name in plan.sources:
         measure_model(plan, name, measured, watch)
     result = _result(plan, measured)
-    if asked.out is not None:
-        _write(asked.out, result, measured)
+    if asked.out is None:
+        return result
+    _write(asked.out, result, measured)
+    forget_partial(asked.out)
     if asked.compare:
-        result["compared"] = results.compare_results(*asked.compare, _own(asked))
-    if asked.out is not None:
-        forget_partial(asked.out)
+        from lamina.evaluate.result_compare import compare_results
+
+        result["compared"] = compare_results([*asked.compare, asked.out], seed=asked.seed)
     return result
 
 
-def _own(asked: Request) -> Path:
-    if asked.out is None:
-        raise RecipeError("--compare with an earlier result needs --out for this one.")
-    return asked.out
+def compare_earlier(asked: Request) -> dict[str, Any]:
+    """Earlier results against each other; written if that was asked."""
+    from lamina.evaluate.result_compare import compare_results
+
+    assert asked.compare, "nothing to do"
+    told = compare_results(asked.compare, reference=asked.reference, seed=asked.seed)
+    if asked.out is not None:
+        write_json_atomic(asked.out, told, sort_keys=False)
+    return told
 
 
 def _result(plan: Plan, measured: Measured) -> dict[str, Any]:
+    """The result file's content, schema `lamina.evaluation/1`."""
     from lamina.evaluate import results
 
     asked = plan.asked
     texts = _texts(plan, measured) if measured.texts else None
-    return results.make_result(
-        version=lamina.__version__,
-        models={
+    groups = {c.task.name: {item.id: item.group for item in c.items} for c in plan.tasks}
+    tasks = {
+        chosen.task.name: results.task_entry(
+            chosen.task,
+            items=len(chosen.items),
+            fingerprint=chosen.fingerprint,
+            few_shot=chosen.few_shot,
+            limit=asked.limit,
+            source=chosen.source,
+            chat=asked.chat,
+            groups=[group for group in groups[chosen.task.name].values() if group is not None],
+        )
+        for chosen in plan.tasks
+    }
+    metrics = {chosen.task.name: chosen.task.metrics for chosen in plan.tasks}
+    return {
+        "schema": results.SCHEMA,
+        "lamina": lamina.__version__,
+        "models": {
             name: {"path": source.name, "fingerprint": plan.fingerprints[name]}
             for name, source in plan.sources.items()
         },
-        chosen=plan.tasks,
-        chat=asked.chat,
-        limit=asked.limit,
-        values=measured.values,
-        cut=measured.cut,
-        skipped=dict(plan.skipped),
-        reference=plan.reference,
-        seed=asked.seed,
-        texts=texts,
-        harness=measured.harness or None,
-        settings={**asked.as_settings(), "max_lengths": measured.lengths},
-        sandbox=plan.protection,
-        samples=None if asked.out is None else samples_path(asked.out).name,
-        warnings=[
-            *(warning for chosen in plan.tasks for warning in chosen.warnings),
+        "order": list(plan.sources),
+        "tasks": tasks,
+        "results": {
+            name: {
+                task: results.summarise(
+                    metrics[task], values, groups[task], cut=measured.cut[name][task]
+                )
+                for task, values in by_task.items()
+            }
+            for name, by_task in measured.values.items()
+        },
+        "skipped": dict(plan.skipped),
+        "comparisons": []
+        if plan.reference is None or not tasks
+        else results.compare_models(
+            metrics, measured.values, reference=plan.reference, seed=asked.seed
+        ),
+        "texts": texts,
+        "forgetting": results.forgetting_of(texts),
+        "harness": measured.harness or None,
+        "settings": {
+            **asked.as_settings(),
+            "reference": plan.reference,
+            "max_lengths": measured.lengths,
+        },
+        "sandbox": plan.protection,
+        "samples": None if asked.out is None else samples_path(asked.out).name,
+        "warnings": [
+            *dict.fromkeys(warning for chosen in plan.tasks for warning in chosen.warnings),
             *measured.warnings,
+            *(texts["warnings"] if texts else ()),
         ],
-    )
+    }
 
 
 def _texts(plan: Plan, measured: Measured) -> dict[str, Any]:
@@ -117,14 +152,9 @@ def _texts(plan: Plan, measured: Measured) -> dict[str, Any]:
     }
 
 
-def samples_path(out: Path) -> Path:
-    """Where questions and answers of a result are."""
-    return out.with_name(f"{out.stem}.samples.jsonl.gz")
-
-
 def _write(out: Path, result: dict[str, Any], measured: Measured) -> None:
     """Samples first, the result last; then the page, which can be made again from them."""
-    from lamina.evaluate.results import write_samples
+    from lamina.evaluate.result_files import write_samples
     from lamina.report.eval import write_eval_page
 
     write_samples(samples_path(out), measured.samples)

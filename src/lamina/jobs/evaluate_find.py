@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lamina.core.errors import CheckpointError, RecipeError
+from lamina.core.errors import CheckpointError, DataError, RecipeError
 from lamina.evaluate.nouns import Task
 from lamina.jobs.evaluate_request import Request
 from lamina.jobs.watch import Watcher
@@ -64,6 +64,7 @@ def find_all(asked: Request, watch: Watcher) -> Plan:
     documents = {domain: read_documents(path) for domain, path in asked.texts.items()}
     kept = [task for task in tasks if task.name not in skipped]
     chosen = _choose(kept, asked, None)
+    _check_earlier(chosen, asked)
     rendered = {}
     with quiet():
         for name, source in sources.items():
@@ -126,6 +127,29 @@ def _choose(
     return (*built, *own)
 
 
+def _check_earlier(tasks: Sequence[Chosen], asked: Request) -> None:
+    """Raises before anything is measured where an earlier result asked for other items."""
+    from lamina.evaluate.result_files import read_result
+
+    problems = []
+    for path in asked.compare or ():
+        earlier = read_result(path).tasks
+        shared = [chosen for chosen in tasks if chosen.task.name in earlier]
+        if not shared:
+            problems.append(f"{path} has none of the tasks that are asked for")
+        problems += [
+            f"{path}: {chosen.task.name} over {earlier[chosen.task.name]['items']} other items "
+            f"than the {len(chosen.items)} of now (rows, --limit, --few-shot and --seed decide)"
+            for chosen in shared
+            if earlier[chosen.task.name]["fingerprint"] != chosen.fingerprint
+        ]
+    if problems:
+        lines = "".join(f"\n  {problem}" for problem in problems)
+        raise DataError(
+            f"Runs over different items cannot be compared; nothing was measured.{lines}"
+        )
+
+
 def _template(name: str, tokenizer: Any) -> Callable[[list[dict[str, str]]], str]:
     if tokenizer.chat_template is None:
         raise CheckpointError(
@@ -147,8 +171,8 @@ def _check_code(tasks: Sequence[Task], asked: Request) -> tuple[dict[str, str], 
     if not asked.allow_code:
         raise RecipeError(
             f"{', '.join(code)} run programs that the model wrote, each in a sandbox of its own. "
-            "Say --allow-code if you want that on this machine; docs/sandbox.md tells what protects "
-            "it."
+            "Say --allow-code if you want that on this machine; docs/sandbox.md tells what "
+            "protects it."
         )
     from lamina.evaluate.sandbox import probe
 

@@ -83,9 +83,10 @@ def _text_loss(
         watch.tell(f"{name}: reading {domain} ({len(documents)} texts)")
         loss = score(model, documents, batch_tokens=asked.batch_tokens, what=domain)
         journal.add("0", {"loss": asdict(loss)})
-    kept = journal.done["0"]["loss"]
-    lists = {name: tuple(value) for name, value in kept.items() if isinstance(value, list | tuple)}
-    return TextLoss(**{**kept, **lists})
+    kept: dict[str, Any] = dict(journal.done["0"]["loss"])
+    for name_ in ("row_sums", "row_tokens", "skipped"):
+        kept[name_] = tuple(kept[name_])
+    return TextLoss(**kept)
 
 
 def _answers(

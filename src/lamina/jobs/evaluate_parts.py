@@ -16,6 +16,7 @@ from lamina.jobs.evaluate_request import Request
 from lamina.jobs.watch import Watcher
 
 if TYPE_CHECKING:
+    from lamina.engine.generate import Sampling
     from lamina.evaluate.models import LanguageModel
     from lamina.evaluate.portions import Portion
 
@@ -35,35 +36,38 @@ class Planned:
         return {id_: lost for portion in self.portions for id_, lost in portion.cut.items()}
 
 
-def plan_task(model: LanguageModel, task: Task, items: Sequence[Item], asked: Request) -> Planned:
+def plan_task(model: LanguageModel, task: Task, items: tuple[Any, ...], asked: Request) -> Planned:
     """The task's portions for this model; nothing is computed yet."""
-    from lamina.evaluate import choose, write
-    from lamina.evaluate.sampling import Sampling
-
-    tokens = asked.batch_tokens
     first = items[0]
+    tokens = asked.batch_tokens
     if isinstance(first, ChoiceItem):
-        portions = choose.plan_choices(model, items, batch_tokens=tokens)
-        return Planned(
-            task, tuple(items), tuple(portions), lambda part: choose.answer_choices(model, part)
-        )
+        from lamina.evaluate.choose import answer_choices, plan_choices
+
+        portions = plan_choices(model, items, batch_tokens=tokens)
+        return Planned(task, items, tuple(portions), lambda part: answer_choices(model, part))
     if isinstance(first, TextItem):
-        portions = choose.plan_texts(model, items, batch_tokens=tokens)
-        return Planned(
-            task, tuple(items), tuple(portions), lambda part: choose.answer_texts(model, part)
-        )
-    portions = write.plan_writing(model, items, batch_tokens=tokens, samples=asked.samples)
-    sampling = (
-        Sampling(temperature=asked.temperature or 1.0, top_p=asked.top_p or 1.0)
-        if asked.sampled
-        else None
-    )
+        from lamina.evaluate.rolling import answer_texts, plan_texts
+
+        portions = plan_texts(model, items, batch_tokens=tokens)
+        return Planned(task, items, tuple(portions), lambda part: answer_texts(model, part))
+    from lamina.evaluate.write import answer_writing, plan_writing
+
+    sampling = _sampling(asked)
+    portions = plan_writing(model, items, batch_tokens=tokens, samples=asked.samples)
     return Planned(
         task,
-        tuple(items),
+        items,
         tuple(portions),
-        lambda part: write.answer_writing(model, part, sampling=sampling, seed=asked.seed),
+        lambda part: answer_writing(model, part, sampling=sampling, seed=asked.seed),
     )
+
+
+def _sampling(asked: Request) -> Sampling | None:
+    from lamina.engine.generate import Sampling
+
+    if not asked.sampled:
+        return None
+    return Sampling(temperature=asked.temperature or 1.0, top_p=asked.top_p or 1.0)
 
 
 def check_cut(

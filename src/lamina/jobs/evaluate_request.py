@@ -139,6 +139,11 @@ def _contradictions(asked: Request) -> list[str]:
             "models "
             "out: lamina eval --compare FIRST.json SECOND.json."
         )
+    if not asked.models and asked.compare and len(asked.compare) < 2:
+        problems.append(
+            f"--compare {asked.compare[0]} alone has nothing to be compared with. Name another "
+            "result, or models and tasks to measure."
+        )
     if asked.samples > 1 and not asked.sampled:
         problems.append(
             f"--samples {asked.samples} greedy answers would all be the same. Add "
@@ -151,6 +156,8 @@ def _contradictions(asked: Request) -> list[str]:
             "--harness hands the tasks to lm-evaluation-harness and stands alone: measure lamina's "
             "tasks (--tasks, --task-file, --text) by another command."
         )
+    if asked.compare and measured and asked.out is None:
+        problems.append("--compare with an earlier result needs --out for this one.")
     if asked.compare is not None and not asked.compare and len(asked.models) < 2:
         problems.append(
             f"--compare needs two models or an earlier result, here is {len(asked.models)} model. "
