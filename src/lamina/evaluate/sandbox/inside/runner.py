@@ -1,0 +1,143 @@
+"""What runs one program: the first code in the fresh interpreter, compiled by the launcher.
+
+It reads the program and the secret word from descriptor 3 and answers on 4. The word is on no
+variable: it is read while the arguments of a C call are built, and lies on the interpreter's value
+stack and in a partial until that call is over. No Python frame holds it, the collector's lists and
+everything else that walks objects are refused by an audit hook made of C functions only, so that no
+frame of a hook can be caught by a signal or in a traceback.
+"""
+
+import gc
+import posix
+import sys
+from _functools import partial
+from _io import FileIO, TextIOWrapper
+from _operator import call
+
+REFUSED = """
+gc.get_objects gc.get_referrers gc.get_referents sys._current_frames sys._current_exceptions
+sys.settrace sys.setprofile sys.addaudithook sys.monitoring.register_callback sys.remote_exec
+code.__new__ cpython.PyInterpreterState_New cpython._PySys_ClearAuditHooks
+ctypes.addressof ctypes.call_function ctypes.cdata ctypes.cdata/buffer ctypes.create_string_buffer
+ctypes.create_unicode_buffer ctypes.dlopen ctypes.dlsym ctypes.dlsym/handle ctypes.get_errno
+ctypes.get_last_error ctypes.set_errno ctypes.set_exception ctypes.string_at ctypes.wstring_at
+ctypes.memoryview_at ctypes.PyObj_FromPtr
+""".split()
+NOTED = """
+os.exec os.fork os.forkpty os.posix_spawn os.spawn os.system os.kill os.killpg pty.spawn
+subprocess.Popen socket.connect socket.bind socket.getaddrinfo resource.setrlimit resource.prlimit
+signal.pthread_kill
+""".split()
+
+
+def _take(length):
+    parts = b""
+    while len(parts) < length:
+        more = posix.read(3, length - len(parts))
+        if not more:
+            posix._exit(120)
+        parts += more
+    return parts
+
+
+def _guard():
+    """A hook made of C: a look-up by the event's name, in a table whose keys answer for it."""
+    notes = TextIOWrapper(FileIO(4, "w", closefd=False), write_through=True)
+    refuse = partial({}.__getitem__, "refused by the sandbox")
+    ends = {"write": staticmethod(notes.write), "flush": staticmethod(refuse)}
+    told_and_refused = partial(print, "refused", file=type("notes", (), ends)(), flush=True)
+    table = {}
+    for names, answer in (
+        (REFUSED, told_and_refused),
+        (NOTED, partial(print, "noted", file=notes)),
+    ):
+        for name in names:
+            means = {"__hash__": staticmethod(partial(hash, name)), "__eq__": staticmethod(answer)}
+            table[type("event", (), means)()] = None
+    return table.get
+
+
+def _told(error, limit=2000):
+    """The error and the lines of the program it came by, the last first in importance."""
+    lines = []
+    while error.__traceback__ is not None and len(lines) < 1:
+        trace, seen = error.__traceback__, []
+        while trace is not None:
+            if trace.tb_frame.f_code.co_filename == "<program>":
+                seen.append(f"line {trace.tb_lineno}, in {trace.tb_frame.f_code.co_name}")
+            trace = trace.tb_next
+        lines = seen[-3:] or ["in a library"]
+    if isinstance(error, SyntaxError) and error.filename == "<program>":
+        lines.append(f"line {error.lineno}")
+    try:
+        said = str(error)[:limit]
+    except Exception:
+        said = "(its text cannot be shown)"
+    return "\n".join(lines), f"{type(error).__name__}: {said}".removesuffix(": ")
+
+
+def _word_for(error):
+    if isinstance(error, SystemExit):
+        return "left"
+    return "memory" if isinstance(error, MemoryError) else "error"
+
+
+def _report(error):
+    word = _word_for(error)
+    try:
+        where, what = _told(error)
+    except BaseException:
+        where, what = "", type.__repr__(type(error))
+    text = ascii(f"{where}\n{what}".strip())
+    for stream in (sys.__stdout__, sys.__stderr__):
+        try:
+            stream.flush()
+        except Exception:
+            continue
+    posix.write(4, f"\n{word} {text}\n".encode())
+    posix._exit(1)
+
+
+def _settle(streams):
+    """Hand out what was printed; a program that closed its output may have."""
+    for stream in streams:
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            continue
+
+
+def _main():
+    source = _take(int(_take(16)))
+    main = type(sys)("__main__")
+    main.__builtins__ = __builtins__
+    sys.modules["__main__"] = main
+    sys.argv = ["program.py"]
+    sys.path.insert(0, "")
+    if b"asyncio" in source:
+        import asyncio  # noqa: F401 - makes code of code, which is refused later
+    try:
+        code = compile(source, "<program>", "exec", dont_inherit=True)
+    except BaseException as error:
+        _report(error)
+    sys.addaudithook(_guard())
+    gc.freeze()
+    namespace = main.__dict__
+    del main, source
+    try:
+        any(
+            map(
+                call,
+                (
+                    partial(exec, code, namespace),
+                    partial(_settle, (sys.stdout, sys.stderr)),
+                    partial(posix.write, 4, b"\n" + _take(64) + b"\n"),
+                ),
+            )
+        )
+        posix._exit(0)
+    except BaseException as error:
+        _report(error)
+
+
+_main()
