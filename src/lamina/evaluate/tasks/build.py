@@ -5,18 +5,14 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from random import Random
 
-from lamina.core.errors import DataError, RecipeError
+from lamina.core.errors import RecipeError
 from lamina.evaluate.nouns import Item, Row, Split, Task
-from lamina.evaluate.tasks.definition import Asked, Definition
-from lamina.evaluate.tasks.few_shot import SEED, ChatTemplate, asked_with, draw
+from lamina.evaluate.tasks.definition import Definition
+from lamina.evaluate.tasks.examples import TOLERATED, drawn, group_of, how_many, overlap
+from lamina.evaluate.tasks.few_shot import SEED, ChatTemplate, asked_with
 from lamina.evaluate.tasks.registry import DEFINITIONS
 from lamina.evaluate.tasks.rows import Numbered, Rows, find_files, ids_of, load, read_rows
-
-TOLERATED = 0.01
-"""Published sets have a few test rows among their training rows (MMLU 5 of 14,042, ARC-Easy 2 of
-2,376): up to this part is told as a warning, more is another file's mistake."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +53,12 @@ def build_items(
     """
     definition = DEFINITIONS[task.name]
     check_numbers(limit, few_shot)
-    number, warnings = _examples(definition, few_shot)
+    number, warnings = how_many(definition, few_shot)
     found = load(_splits(definition, number), data)
     tests = _read(definition, found[0], definition.kept)
     pool = _read(definition, found[1], definition.kept_shots) if number else []
     warnings += _another_split(definition, found[0])
-    if pool:
-        warnings += overlap(task.name, tests, pool, tolerated=TOLERATED)
+    warnings += overlap(task.name, tests, pool, tolerated=TOLERATED)
     return choose(
         definition, found, tests, pool, number, limit=limit, seed=seed, chat=chat, warnings=warnings
     )
@@ -79,7 +74,7 @@ def check_files(tasks: Sequence[Task], *, data: Path, few_shot: int | None = Non
     needed: list[Split] = []
     for task in tasks:
         definition = DEFINITIONS[task.name]
-        number, _ = _examples(definition, few_shot)
+        number, _ = how_many(definition, few_shot)
         needed += _splits(definition, number)
     find_files(needed, data)
 
@@ -115,11 +110,11 @@ def choose(
 ) -> Chosen:
     """The first `limit` rows, of each group where the task is by group, with their examples."""
     ids = ids_of(tests, found[0].source, by_group=definition.by_group)
-    examples = _drawn(definition, tests, pool, number, seed=seed, source=found[-1].source)
+    examples = drawn(definition, tests, pool, number, seed=seed, source=found[-1].source)
     items = []
     counts: dict[str | None, int] = {}
     for name, row in zip(ids, tests, strict=True):
-        group = _group(definition, row)
+        group = group_of(definition, row)
         counts[group] = counts.get(group, 0) + 1
         if limit is not None and counts[group] > limit:
             continue
@@ -151,20 +146,6 @@ def check_numbers(limit: int | None, few_shot: int | None) -> None:
         raise RecipeError(f"--few-shot is {few_shot}. It must be 0 or more.")
 
 
-def _examples(definition: Definition, few_shot: int | None) -> tuple[int, list[str]]:
-    """How many examples, and a warning where they were asked for in vain."""
-    number = definition.few_shot if few_shot is None else few_shot
-    name = definition.task.name
-    if number and definition.no_examples is not None:
-        return 0, [f"{name}: asked without few-shot examples, since {definition.no_examples}"]
-    if number and definition.shots is None:
-        raise RecipeError(
-            f"{name} has no rows but its test rows, so --few-shot {number} would show answers. "
-            f"Ask {name} with --few-shot 0."
-        )
-    return number, []
-
-
 def _another_split(definition: Definition, found: Rows) -> list[str]:
     part = definition.test.hub[2]
     if found.stem is None or part == "validation" or not found.stem.endswith("_validation"):
@@ -173,64 +154,3 @@ def _another_split(definition: Definition, found: Rows) -> list[str]:
         f"{definition.task.name}: there is no {definition.test.files[0]}; the validation rows are "
         f"asked. Published numbers are of the {part} rows."
     ]
-
-
-def _drawn(
-    definition: Definition,
-    tests: Sequence[Numbered],
-    pool: Sequence[Numbered],
-    number: int,
-    *,
-    seed: int,
-    source: str,
-) -> Callable[[Numbered], list[Asked]]:
-    """The examples of each item, to be asked for in the items' order: a group has one stream."""
-    groups: dict[str | None, list[Numbered]] = {_group(definition, row): [] for row in tests}
-    for row in pool:
-        if (group := _group(definition, row)) in groups:
-            groups[group].append(row)
-    needed = number + (1 if number and definition.draw == "spare" else 0)
-    short = [(group, len(rows)) for group, rows in groups.items() if len(rows) < needed]
-    if short:
-        seen = ", ".join(f"{group}: {rows}" if group else str(rows) for group, rows in short[:5])
-        more = f" and {len(short) - 5} more" if len(short) > 5 else ""
-        why = " (one is drawn to spare)" if needed > number else ""
-        raise RecipeError(
-            f"{definition.task.name}: --few-shot {number} needs {needed} rows{why} of {source}, "
-            f"which has {seen}{more}. Ask for fewer."
-        )
-    streams = {group: Random(seed) for group in groups}
-    pools = {group: [(one.row, one.asked) for one in rows] for group, rows in groups.items()}
-
-    def of(row: Numbered) -> list[Asked]:
-        group, own = _group(definition, row), (row.row, row.asked)
-        drawn = draw(pools[group], number, own, how=definition.draw, rng=streams[group])
-        return [asked for _, asked in drawn]
-
-    return of
-
-
-def _group(definition: Definition, row: Numbered) -> str | None:
-    return row.asked.item.group if definition.by_group else None
-
-
-def overlap(
-    name: str, tests: Sequence[Numbered], pool: Sequence[Numbered], *, tolerated: float
-) -> list[str]:
-    """Test rows that are among the few-shot rows, told; more than `tolerated` of them an error."""
-    known = {(row.asked.question, row.asked.offered): row.number for row in pool}
-    both = [
-        (row.number, known[key])
-        for row in tests
-        if (key := (row.asked.question, row.asked.offered)) in known
-    ]
-    if not both:
-        return []
-    told = ", ".join(f"{test + 1} (example {shot + 1})" for test, shot in both)
-    many = f"{len(both)} of {len(tests)} test rows are also few-shot rows"
-    if len(both) > tolerated * len(tests):
-        raise DataError(
-            f"{name}: {many}: rows {told}. A model would be shown the answers. Take them out of "
-            "one of the two files, or ask with --few-shot 0."
-        )
-    return [f"{name}: {many}, as published: rows {told}"]

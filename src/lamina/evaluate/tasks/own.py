@@ -30,9 +30,10 @@ from lamina.evaluate.nouns import (
     Values,
     WriteItem,
 )
-from lamina.evaluate.tasks.build import Chosen, check_numbers, choose, overlap
+from lamina.evaluate.tasks.build import Chosen, check_numbers, choose
 from lamina.evaluate.tasks.choices import judge_acc_norm, one_of
 from lamina.evaluate.tasks.definition import Asked, Definition
+from lamina.evaluate.tasks.examples import overlap
 from lamina.evaluate.tasks.few_shot import SEED, ChatTemplate
 from lamina.evaluate.tasks.fields import OutOfRange, Unfit, index_of, present, text_of, texts_of
 from lamina.evaluate.tasks.rows import Numbered, Rows, read_rows
