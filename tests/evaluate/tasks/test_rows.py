@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from lamina.core.errors import DataError
-from lamina.evaluate.tasks import TASKS, build_items, check_files
+from lamina.evaluate.nouns import ChoiceItem
+from lamina.evaluate.tasks import TASKS, Chosen, build_items, check_files
 
 Row = dict[str, Any]
 
@@ -37,6 +38,10 @@ def piqa(number: int) -> Row:
     return {"goal": f"goal {number}", "sol1": "one", "sol2": "two", "label": number % 2}
 
 
+def golds(chosen: Chosen) -> list[tuple[int, ...]]:
+    return [item.gold for item in chosen.items if isinstance(item, ChoiceItem)]
+
+
 def mmlu(subject: str, number: int) -> Row:
     return {
         "subject": subject,
@@ -62,7 +67,7 @@ def test_a_file_is_found_in_each_folder_under_each_ending(
     (tmp_path / folder).mkdir(exist_ok=True)
     write(tmp_path / folder / f"piqa_validation{ending}", [piqa(0), piqa(1)])
     chosen = build_items(TASKS["piqa"], data=tmp_path)
-    assert [item.gold for item in chosen.items] == [(0,), (1,)]
+    assert golds(chosen) == [(0,), (1,)]
     assert chosen.source == f"{folder}/piqa_validation{ending}".lstrip("/")
 
 
@@ -127,7 +132,7 @@ def test_without_a_folder_the_hub_is_asked_by_its_names(monkeypatch: pytest.Monk
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     chosen = build_items(TASKS["piqa"], data=None, limit=2, few_shot=1)
     assert calls == [("baber/piqa", None, "validation"), ("baber/piqa", None, "train")]
-    assert [item.gold for item in chosen.items] == [(0,), (1,)]
+    assert golds(chosen) == [(0,), (1,)]
     assert chosen.source == "baber/piqa, validation, baber/piqa, train"
 
 
