@@ -155,7 +155,7 @@ def _texts(plan: Plan, measured: Measured) -> dict[str, Any]:
 def _write(out: Path, result: dict[str, Any], measured: Measured) -> None:
     """Samples first, the result last; then the page, which can be made again from them."""
     from lamina.evaluate.result_files import write_samples
-    from lamina.report.eval import write_eval_page
+    from lamina.report.page import write_eval_page
 
     write_samples(samples_path(out), measured.samples)
     write_json_atomic(out, result, sort_keys=False)

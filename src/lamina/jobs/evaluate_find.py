@@ -42,10 +42,10 @@ def find_all(asked: Request, watch: Watcher) -> Plan:
     """Finds models, rows, texts and the sandbox; raises for whatever is not there."""
     from lamina.engine.load import find_model, fingerprint, load_tokenizer, quiet
     from lamina.evaluate.run import short_names
-    from lamina.evaluate.tasks import find_tasks
+    from lamina.evaluate.tasks import check_files, find_tasks
     from lamina.evaluate.text import read_documents
 
-    tasks = find_tasks(asked.tasks)
+    tasks = find_tasks(asked.tasks) if asked.tasks else []
     if asked.harness:
         from lamina.jobs.evaluate_harness import check_harness
 
@@ -63,6 +63,8 @@ def find_all(asked: Request, watch: Watcher) -> Plan:
     reference = next((n for n, m in named.items() if m == asked.reference), next(iter(named)))
     documents = {domain: read_documents(path) for domain, path in asked.texts.items()}
     kept = [task for task in tasks if task.name not in skipped]
+    if asked.data is not None:
+        check_files(kept, data=asked.data, few_shot=asked.few_shot)
     chosen = _choose(kept, asked, None)
     _check_earlier(chosen, asked)
     rendered = {}
