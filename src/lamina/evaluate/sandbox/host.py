@@ -1,6 +1,7 @@
 """The sandbox as the rest of lamina sees it: a launcher in a process of its own, asked by socket."""
 
 import json
+import select
 import socket
 import struct
 import subprocess
@@ -8,13 +9,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from lamina.core.errors import OutputError
+from lamina.evaluate.sandbox import check
 from lamina.evaluate.sandbox.nouns import Limits, Protection, Verdict
 
 _BOOT = """
@@ -63,41 +65,36 @@ class Sandbox:
 
     def run(self, source: str) -> Verdict:
         """Run a whole program; it has passed if it ran to its end without an error."""
+        return self.start(source).verdict()
+
+    def check(self, program: str, tests: str, entry: str | None = None) -> Verdict:
+        """Run tests of a program, the two in processes of their own (`check`).
+
+        Names that the tests use but do not define are the program's, `entry` even where it is a
+        built-in's. Passed means that the tests ran to their end without an error.
+        """
+        return check.check(self.start, program, tests, entry)
+
+    def start(self, source: str, link: socket.socket | None = None) -> "Running":
+        """Start a program; `link` is its descriptor 5. The verdict is to be asked for."""
         if not self.protection.enough:
             raise OutputError(
                 f"no program is run on this machine: {self.protection.why}. "
                 "docs/sandbox.md has the minimum and what to switch on."
             )
-        began = time.monotonic()
         request = {
             "source": source,
             "limits": asdict(self.limits),
             "folder": self._folder.name,
         }
-        answer = self._ask(json.dumps(request).encode())
-        if "failed" in answer:
-            return Verdict(False, "sandbox", answer["failed"], time.monotonic() - began, (), "")
-        return Verdict(
-            passed=answer["passed"] is True,
-            reason=answer["reason"],
-            detail=answer["detail"],
-            seconds=answer["seconds"],
-            suspicious=tuple(answer["events"]),
-            output=answer["output"],
-        )
-
-    def _ask(self, request: bytes) -> dict[str, Any]:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        with ours:
-            try:
-                with theirs, self._lock:
-                    socket.send_fds(self._socket, [b"r"], [theirs.fileno()])
-                ours.settimeout(self.limits.wall_seconds + _GRACE_SECONDS)
-                ours.sendall(struct.pack("<Q", len(request)) + request)
-                with ours.makefile("rb") as stream:
-                    return json.loads(stream.read() or b'{"failed": "the supervisor is gone"}')
-            except (OSError, ValueError) as error:
-                return {"failed": f"the sandbox does not answer: {error}"}
+        running = Running(ours, self.limits.wall_seconds + _GRACE_SECONDS)
+        sent = [theirs.fileno()] if link is None else [theirs.fileno(), link.fileno()]
+        with theirs, self._lock:
+            running.send(lambda: socket.send_fds(self._socket, [b"r"], sent))
+        data = json.dumps(request).encode()
+        running.send(lambda: ours.sendall(struct.pack("<Q", len(data)) + data))
+        return running
 
     def close(self) -> None:
         """End the launcher, and with it all it ever started."""
@@ -123,6 +120,51 @@ class Sandbox:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+class Running:
+    """A program that was started, and the socket on which its supervisor answers."""
+
+    def __init__(self, answers: socket.socket, seconds: float) -> None:
+        self._socket = answers
+        self._began = time.monotonic()
+        self._problem: str | None = None
+        answers.settimeout(seconds)
+
+    def send(self, action: Callable[[], object]) -> None:
+        """Do a part of the asking; what goes wrong is the verdict's reason."""
+        try:
+            if self._problem is None:
+                action()
+        except OSError as error:
+            self._problem = f"the sandbox does not answer: {error}"
+
+    def verdict(self, *, within: float | None = None) -> Verdict:
+        """What became of it; it is ended if that takes longer than `within` seconds."""
+        with self._socket:
+            answer = self._answer(within)
+        if "failed" in answer:
+            seconds = time.monotonic() - self._began
+            return Verdict(False, "sandbox", answer["failed"], seconds, (), "")
+        return Verdict(
+            passed=answer["passed"] is True,
+            reason=answer["reason"],
+            detail=answer["detail"],
+            seconds=answer["seconds"],
+            suspicious=tuple(answer["events"]),
+            output=answer["output"],
+        )
+
+    def _answer(self, within: float | None) -> dict[str, Any]:
+        if self._problem is not None:
+            return {"failed": self._problem}
+        try:
+            with self._socket.makefile("rb") as stream:
+                if within is not None and not select.select([self._socket], [], [], within)[0]:
+                    self._socket.shutdown(socket.SHUT_WR)
+                return json.loads(stream.read() or b'{"failed": "the supervisor is gone"}')
+        except (OSError, ValueError) as error:
+            return {"failed": f"the sandbox does not answer: {error}"}
 
 
 def _protection(told: dict[str, Any]) -> Protection:

@@ -8,6 +8,7 @@ SCHEMA = "lamina.verdict/1"
 REASONS = {
     "passed": "the whole program ran to its end without an error",
     "error": "it raised an error, or is not a Python program; `detail` has the line",
+    "wrong": "a test of it failed, where tests were given",
     "left early": "it left before its end: sys.exit, os._exit, or a process that ended by itself",
     "timed out": "the wall time was over",
     "cpu time": "the processor time was over",

@@ -128,7 +128,7 @@ def start_program(plan: Plan, request: Request, number: int, ruleset: int | None
     environment = (ctypes.c_char_p * 1)(None)
     if ruleset is not None:
         landlock.restrict(ruleset)
-    close_from(5)
+    close_from(5 if request.link is None else 6)
     if plan.seccomp:
         seccomp.install(
             seccomp.build(pid=os.getpid(), exec_address=address, real_files=not plan.namespaces)

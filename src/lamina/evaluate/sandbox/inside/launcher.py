@@ -180,7 +180,7 @@ def main(descriptor: int, without: set[str]) -> None:
     number = 0
     while True:
         try:
-            data, fds, _, _ = socket.recv_fds(host, 1, 1)
+            data, fds, _, _ = socket.recv_fds(host, 1, 2)
         except InterruptedError:
             continue
         if not data:
@@ -188,13 +188,13 @@ def main(descriptor: int, without: set[str]) -> None:
         number += 1
         if os.fork() == 0:
             host.close()
-            _serve(plan, number, fds[0])
+            _serve(plan, number, *fds)
         for one in fds:
             os.close(one)
 
 
-def _serve(plan: Plan, number: int, descriptor: int) -> None:
-    """In a child: one request from its socket, one answer."""
+def _serve(plan: Plan, number: int, descriptor: int, link: int | None = None) -> None:
+    """In a child: one request from its socket, one answer; `link` goes to the program."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     prctl(PR_SET_PDEATHSIG, 9)
     try:
@@ -203,7 +203,8 @@ def _serve(plan: Plan, number: int, descriptor: int) -> None:
             (size,) = struct.unpack("<Q", stream.read(8))
             told = json.loads(stream.read(size))
         folder = root.FOLDER if plan.namespaces else tempfile.mkdtemp(dir=told["folder"])
-        request = Request(told["source"].encode(errors="surrogatepass"), told["limits"], folder)
+        source = told["source"].encode(errors="surrogatepass")
+        request = Request(source, told["limits"], folder, link)
         try:
             answer = supervise.run(plan, request, number, asked.fileno())
         except Exception as error:

@@ -49,3 +49,5 @@ class Request:
     source: bytes
     limits: dict
     folder: str
+    link: int | None = None
+    """A socket to another program, which this one has as descriptor 5."""

@@ -38,11 +38,13 @@ def _init() -> None:
 
 
 def _become(plan: Plan, request: Request, number: int, ends: tuple[int, int, int]) -> None:
-    """In the child: descriptors 0 to 4, then the program; 125 and a word where that fails."""
+    """In the child: descriptors 0 to 4, 5 for a link, then the program; 125 and a word where that fails."""
     inlet, output, control = ends
     try:
         null = os.open("/dev/null", os.O_RDWR)
-        high = [moved_up(os.dup(end)) for end in (null, output, output, inlet, control)]
+        wanted = [null, output, output, inlet, control]
+        wanted += [] if request.link is None else [request.link]
+        high = [moved_up(os.dup(end)) for end in wanted]
         for place, one in enumerate(high):
             os.dup2(one, place)
         signal.pthread_sigmask(signal.SIG_SETMASK, [])
@@ -93,6 +95,8 @@ def run(plan: Plan, request: Request, number: int, asked: int) -> dict:
         _become(plan, request, number, (inlet_out, output_in, control_in))
     for end in (inlet_out, output_in, control_in):
         os.close(end)
+    if request.link is not None:
+        os.close(request.link)
     seen = _Seen()
     left = memoryview(
         b"%16d" % len(plan.runner)
