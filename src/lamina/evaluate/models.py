@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lamina.core.errors import RecipeError, did_you_mean
@@ -23,6 +23,15 @@ if TYPE_CHECKING:
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
 Progress = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class Findings:
+    """What was found out about a model by trying; kept with it, so that it is tried once."""
+
+    ways: Any = None
+    """A `ways.Ways`, once scores were asked for."""
+
 
 # Context lengths by the names configs use, in the order lm-evaluation-harness asks for them.
 _LENGTH_KEYS = ("n_positions", "max_position_embeddings", "n_ctx")
@@ -45,6 +54,7 @@ class LanguageModel:
     keeps_logits: bool
     """Whether the network can give the output of the last positions only."""
     device: torch.device
+    findings: Findings = field(default_factory=Findings, compare=False, repr=False)
 
 
 def load_model(

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lamina.core.errors import CheckpointError, DataError
-from lamina.evaluate.choose import not_numbers
+from lamina.evaluate.choose import filled, not_numbers
 from lamina.evaluate.encode import check_known, some_items
 from lamina.evaluate.models import LanguageModel
 from lamina.evaluate.nouns import Raw, TextItem
 from lamina.evaluate.perplexity import document_windows
 from lamina.evaluate.portions import Portion
-from lamina.evaluate.windows import Window
 from lamina.evaluate.wikitext import count_bytes, count_words
+from lamina.evaluate.windows import Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +59,8 @@ def plan_texts(
             "a longer context."
         )
     check_known(model, ((reading.id, reading.windows) for reading in readings))
-    portions: list[Portion[tuple[Reading, ...]]] = []
-    some: list[Reading] = []
-    for reading in readings:
-        if some and sum(map(_tokens, some)) + _tokens(reading) > batch_tokens:
-            portions.append(_portion(some))
-            some = []
-        some.append(reading)
-    if some:
-        portions.append(_portion(some))
-    return portions
+    costs = [sum(window.length for window in reading.windows) for reading in readings]
+    return [_portion(some) for some in filled(readings, costs, batch_tokens)]
 
 
 def answer_texts(
@@ -76,13 +68,17 @@ def answer_texts(
 ) -> dict[str, Raw]:
     """The summed loss of each text.
 
+    Args:
+        batch_tokens: positions of a pass; a text may take several.
+
     Raises:
         CheckpointError: losses that are not numbers.
     """
-    from lamina.evaluate.plain import plain_scores
+    from lamina.evaluate.ways import score_questions
 
     windows = [window for reading in portion.content for window in reading.windows]
-    found = iter(plain_scores(model, windows, batch_tokens=batch_tokens))
+    passes = filled([(window,) for window in windows], [w.length for w in windows], batch_tokens)
+    found = iter(score_questions(model, passes, begin=0, batch_tokens=batch_tokens))
     answers: dict[str, Raw] = {}
     for reading in portion.content:
         loss = -math.fsum(next(found).logprob for _ in reading.windows)
@@ -99,14 +95,10 @@ def answer_texts(
     return answers
 
 
-def _tokens(reading: Reading) -> int:
-    return sum(window.length for window in reading.windows)
-
-
 def _portion(readings: Sequence[Reading]) -> Portion[tuple[Reading, ...]]:
     return Portion(
         ids=tuple(reading.id for reading in readings),
-        tokens=sum(map(_tokens, readings)),
+        tokens=sum(window.length for reading in readings for window in reading.windows),
         cut={reading.id: reading.cut for reading in readings if reading.cut},
         content=tuple(readings),
     )
