@@ -185,7 +185,7 @@ def test_a_function_of_the_tests_can_be_called_by_the_program() -> None:
 
 def test_an_error_in_a_function_of_the_tests_reaches_the_program() -> None:
     check(
-        "def safe(f):\n    try:\n        return f()\n    except KeyError as e:\n        return e.args",
+        "def safe(f):\n    try: return f()\n    except KeyError as e: return e.args",
         "def bad(): raise KeyError('k')\nassert safe(bad) == ('k',)",
         "safe",
     )

@@ -1,4 +1,4 @@
-"""Which names tests use and leave to the program: read from the tests' text, which is never run here."""
+"""Which names tests use and leave to the program: read from the text, not run here."""
 
 import builtins
 import symtable

@@ -1,10 +1,11 @@
 """Plain values as bytes and back, between a program under test and its checker.
 
-What comes out of `decode` is of an exact built-in type (or one of a few containers and numbers of the
-standard library, built here from plain parts), so nothing of the sender's own code is ever called:
-a list whose `__eq__` always says yes arrives as a list. What is not plain is handed to `keep`, which
-gives a number for it, and `fetch` turns numbers back into something on the other side. There is no
-pickle, no marshal, no eval. Sent values are trees: a list that holds itself is too deep.
+What comes out of `decode` is of an exact built-in type (or one of a few containers and numbers of
+the standard library, built here from plain parts), so nothing of the sender's own code is ever
+called: a list whose `__eq__` always says yes arrives as a list. What is not plain is handed to
+`keep`, which gives a number for it, and `fetch` turns numbers back into something on the other
+side. There is no pickle, no marshal, no eval. Sent values are trees: a list that holds itself is
+too deep.
 
 Self-contained, standard library only: its text is run inside the sandbox. A value is refused
 (`Malformed`) beyond MAX_BYTES or MAX_DEPTH, or when it is not one value and nothing else; decoding
@@ -105,7 +106,8 @@ def _put_float(value, keep, out, depth):
 
 
 def _put_complex(value, keep, out, depth):
-    out.append(b"C" + _COMPLEX.pack(*complex.__getnewargs__(value)))
+    value = complex.__complex__(value)
+    out.append(b"C" + _COMPLEX.pack(value.real, value.imag))
 
 
 def _put_str(value, keep, out, depth):
@@ -261,7 +263,7 @@ class _Reader:
         return self.take(self.count())
 
     def items(self, number, depth):
-        """So many values; a number that the bytes cannot hold is refused before it costs anything."""
+        """So many values; a number that the bytes cannot hold is refused at once."""
         if number > len(self.data) - self.at:
             raise Malformed("more items than bytes")
         return [self.value(depth + 1) for _ in range(number)]

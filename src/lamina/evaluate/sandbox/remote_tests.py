@@ -47,7 +47,7 @@ def report(fd, tests, names):
         examine(fd, tests, names)
     except BaseException as error:
         told = type(error).__name__, f"{_place(error, tests)}{_said(error)}"
-        sys.stdout.write(f"\n{ascii(told)}\n")
+        sys.stdout.write(f"\n{told!a}\n")
         raise
 
 

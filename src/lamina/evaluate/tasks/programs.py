@@ -1,4 +1,4 @@
-"""HumanEval and MBPP: programs in writing, judged by running them (`lm_eval/tasks/humaneval`, `mbpp`).
+"""HumanEval and MBPP: written programs, judged by running them (`lm_eval/tasks/humaneval`, `mbpp`).
 
 Prompts, stop strings, lengths and MBPP's three examples are the harness's. Three things differ in
 how a program is judged, all of them where the harness's one file gives a wrong answer or is easily
@@ -6,8 +6,8 @@ fooled:
 
 * MBPP's `test_setup_code` runs before the tests, after the program. The harness leaves it out, so
   task 367, whose tests use a variable of it, can never pass there.
-* Functions of HumanEval's prompt that its tests call (`poly` in HumanEval/32, `encode_cyclic` in 38,
-  `encode_shift` in 50) are part of the tests, so a program cannot pass by defining them anew.
+* Functions of HumanEval's prompt that its tests call (`poly` in HumanEval/32, `encode_cyclic` in
+  38, `encode_shift` in 50) are part of the tests, so a program cannot pass by defining them anew.
 * The tests do not share a process with the program (`lamina.evaluate.sandbox`).
 
 A writing is what the model said up to the first stop string, nothing taken out of it.
@@ -111,8 +111,7 @@ def _helpers(prompt: str, names: set[str]) -> str:
         statements = ast.parse(prompt).body
     except (SyntaxError, ValueError):
         return ""
-    kept = [statement for statement in statements[:-1]]
-    return ast.unparse(ast.Module(kept, [])) + "\n\n"
+    return ast.unparse(ast.Module(statements[:-1], [])) + "\n\n"
 
 
 def _entry(tests: Iterable[str]) -> str | None:

@@ -8,15 +8,16 @@ import os
 import secrets
 import select
 import signal
-import sys
 import time
 
-from . import confine, landlock
+from . import confine, folder, landlock, suspicious
 from .plan import Plan, Request
 from .rules import rules_for
 from .system import CLONE_NEWPID, PR_SET_PDEATHSIG, call, close_from, moved_up, prctl
 
 _CONTROL_BYTES = 1 << 20
+REFUSED = 122
+"""The runner's code where it ended a program itself."""
 
 
 class _Seen:
@@ -38,7 +39,7 @@ def _init() -> None:
 
 
 def _become(plan: Plan, request: Request, number: int, ends: tuple[int, int, int]) -> None:
-    """In the child: descriptors 0 to 4, 5 for a link, then the program; 125 and a word where that fails."""
+    """In the child: descriptors 0 to 4 (5: a link), then the program; 125 where that fails."""
     inlet, output, control = ends
     try:
         null = os.open("/dev/null", os.O_RDWR)
@@ -55,7 +56,7 @@ def _become(plan: Plan, request: Request, number: int, ends: tuple[int, int, int
             ruleset = landlock.ruleset(rules_for(plan.files, request.folder), abi=plan.landlock)
         confine.start_program(plan, request, number, ruleset)
     except BaseException as error:
-        os.write(4, f"\nstart {ascii(f'{type(error).__name__}: {error}')}\n".encode())
+        os.write(4, f"\nstart {f'{type(error).__name__}: {error}'!a}\n".encode())
     os._exit(125)
 
 
@@ -99,10 +100,9 @@ def run(plan: Plan, request: Request, number: int, asked: int) -> dict:
         os.close(request.link)
     seen = _Seen()
     left = memoryview(
-        b"%16d" % len(plan.runner)
-        + plan.runner
-        + b"%16d" % len(request.source)
-        + request.source
+        b"".join(
+            b"%16d" % len(part) + part for part in (plan.runner, request.before, request.source)
+        )
         + word
     )
     try:
@@ -114,10 +114,21 @@ def run(plan: Plan, request: Request, number: int, asked: int) -> dict:
             os.kill(first, signal.SIGKILL)
             os.waitpid(first, 0)
     seconds = time.monotonic() - began
-    return _verdict(seen, word, status, used, request) | {"seconds": seconds}
+    verdict = _verdict(seen, word, status, used, request)
+    verdict["suspicious"] = sorted({*verdict["suspicious"], *suspicious.found(request.shown)})
+    return verdict | {"seconds": seconds}
 
 
-def _watch(request, child, asked, inlet, left, seen, outs):
+def _watch(
+    request: Request,
+    child: int,
+    asked: int,
+    inlet: int,
+    left: memoryview,
+    seen: _Seen,
+    outs: tuple[int, int],
+    watched: str | None,
+) -> tuple[int, float]:
     """Feed, read and time a program until it is gone: (status, processor seconds)."""
     output, control = outs
     for end in (inlet, output, control):
@@ -138,7 +149,12 @@ def _watch(request, child, asked, inlet, left, seen, outs):
             seen.end = "timed out"
         if seen.end:
             os.kill(child, signal.SIGKILL)
-        events = dict(ready.poll(max(0.0, wait) * 1000 + 1 if not seen.end else None))
+        if watched is not None:
+            wait = min(wait, folder.SECONDS)
+            if folder.is_over(watched, limits["folder_bytes"]):
+                seen.end = seen.end or "disk"
+                os.kill(child, signal.SIGKILL)
+        events = dict(ready.poll(None if seen.end else max(0.0, wait) * 1000 + 1))
         if inlet in events:
             try:
                 left = left[os.write(inlet, left) :]
@@ -170,7 +186,7 @@ def _verdict(seen: _Seen, word: bytes, status: int, used: float, request: Reques
         head, _, rest = line.partition(b" ")
         if head in (b"error", b"left", b"memory", b"start"):
             told.setdefault(head.decode(), _text(rest))
-    events = sorted({_plain(line) for line in lines if line.startswith((b"refused ", b"noted "))})
+    events = sorted({_event(line) for line in lines if line.startswith((b"refused ", b"noted "))})
     code = os.waitstatus_to_exitcode(status)
     came = lines.count(word) == 1 and bytes(seen.control).count(word) == 1
     output = bytes(seen.output).decode(errors="replace")
@@ -180,17 +196,21 @@ def _verdict(seen: _Seen, word: bytes, status: int, used: float, request: Reques
         "reason": reason,
         "detail": detail[:4000],
         "output": output,
-        "events": events[:64],
+        "suspicious": events[:64],
     }
 
 
-def _reason(seen, told, code, used, came, limits) -> tuple[str, str]:
+def _reason(
+    seen: _Seen, told: dict[str, str], code: int, used: float, came: bool, limits: dict
+) -> tuple[str, str]:
     if "start" in told or code in (120, 121, 125):
         return "sandbox", told.get("start", f"the runner ended with code {code}")
     if seen.end:
         return seen.end, ""
     if code == -signal.SIGXCPU or (code == -signal.SIGKILL and used >= limits["cpu_seconds"]):
         return "cpu time", f"{used:.1f} s of processor time were used"
+    if code == REFUSED:
+        return "error", "something that only a forged program does was refused: see `suspicious`"
     if code < 0:
         name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
         return "killed", f"ended by {name}"
@@ -211,5 +231,8 @@ def _text(quoted: bytes) -> str:
         return inner
 
 
-def _plain(line: bytes) -> str:
-    return "".join(one for one in line[:80].decode("ascii", "replace") if one.isprintable())
+def _event(line: bytes) -> str:
+    """`refused gc.get_objects` -> `gc.get_objects (refused)`, `noted os.fork` -> `os.fork`."""
+    text = "".join(one for one in line[:80].decode("ascii", "replace") if one.isprintable())
+    kind, _, name = text.partition(" ")
+    return f"{name} (refused)" if kind == "refused" else name
