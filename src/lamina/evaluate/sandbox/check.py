@@ -15,30 +15,30 @@ the built-ins, even where the program defines them anew (but for its `entry`); `
 
 import ast
 import socket
-from collections.abc import Callable
 from typing import Protocol
 
 from lamina.evaluate.sandbox.check_bundle import program_side, tests_side
 from lamina.evaluate.sandbox.check_names import free_names
 from lamina.evaluate.sandbox.nouns import Verdict
+from lamina.evaluate.sandbox.running import Running
 
 LINK = 5
 """The descriptor of the socket in both processes."""
 LINGER_SECONDS = 0.5
 """How long a program may take to end once its tests have."""
-LINGERED = "did not end when its tests had"
+LINGERED = "went on after its tests"
 
 
-class Running(Protocol):
-    """A program that was started in the sandbox."""
+class Start(Protocol):
+    """`Sandbox.start`."""
 
-    def verdict(self, *, within: float | None = None) -> Verdict: ...
+    def __call__(
+        self, source: str, link: socket.socket, *, before: bytes, shown: str
+    ) -> Running: ...
 
 
-def check(
-    start: Callable[[str, socket.socket], Running], program: str, tests: str, entry: str | None
-) -> Verdict:
-    """Run the tests of a program; `start` starts a text with one end of the link.
+def check(start: Start, program: str, tests: str, entry: str | None) -> Verdict:
+    """Run the tests of a program; `start` starts each side with one end of the link.
 
     The verdict is of the tests; where they could not go on because of the program, the reason is
     what became of it. `output` is what the program printed.
@@ -46,35 +46,37 @@ def check(
     try:
         names = set(free_names(tests)) | ({entry} if entry else set())
     except (SyntaxError, ValueError) as error:
-        return Verdict(
-            False, "error", f"in the tests: {type(error).__name__}: {error}", 0.0, (), ""
-        )
+        told = f"in the tests: {type(error).__name__}: {error}"
+        return Verdict(False, "error", told, 0.0, (), "")
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    # Both ends must be closed here at once: a side sees the other one end by that.
     with ours, theirs:
-        of_program = start(program_side(LINK, program), theirs)
-        of_tests = start(tests_side(LINK, tests, tuple(sorted(names))), ours)
+        code, source = program_side(LINK, program)
+        of_program = start(source, theirs, before=code, shown=program)
+        code, source = tests_side(LINK, tests, tuple(sorted(names)))
+        of_tests = start(source, ours, before=code, shown="")
     told = of_tests.verdict()
     return combine(told, of_program.verdict(within=LINGER_SECONDS))
 
 
 def combine(tests: Verdict, program: Verdict) -> Verdict:
     """One verdict of two: passed if the tests did."""
-    suspicious = program.suspicious
-    if program.reason == "sandbox" and tests.reason != "sandbox":
-        suspicious = (*suspicious, LINGERED)
     kind, detail = _outcome(tests.output)
-    reason = tests.reason
-    if not tests.passed:
-        if kind in ("Gone", "ProgramFailed") or (kind == "" and reason in ("timed out", "killed")):
-            reason, detail = _of_program(program, reason, detail)
-        elif kind == "AssertionError":
-            reason = "wrong"
-        else:
-            detail = detail or tests.detail
+    reason, suspicious = tests.reason, program.suspicious
+    if tests.passed:
+        detail = ""
+        if program.reason == "sandbox":
+            suspicious = (*suspicious, LINGERED)
+    elif kind in ("Gone", "ProgramFailed") or (not kind and reason == "timed out"):
+        reason, detail = _of_program(program, reason, detail)
+    elif kind == "AssertionError":
+        reason = "wrong"
+    else:
+        detail = detail or tests.detail
     return Verdict(
         passed=tests.passed,
         reason=reason,
-        detail="" if tests.passed else detail,
+        detail=detail,
         seconds=max(tests.seconds, program.seconds),
         suspicious=suspicious,
         output=program.output,
@@ -83,7 +85,7 @@ def combine(tests: Verdict, program: Verdict) -> Verdict:
 
 def _of_program(program: Verdict, reason: str, detail: str) -> tuple[str, str]:
     """Why tests could not go on: what became of the program, if it did not end by itself."""
-    if program.passed or program.reason == "sandbox":
+    if program.passed:
         return ("tampered" if reason == "error" else reason), detail
     return program.reason, program.detail
 

@@ -43,7 +43,7 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of a program. Only `passed` is a pass; `output` and `detail` are the program's."""
+    """What became of a program. `output` and `detail` are the program's words, not ours."""
 
     passed: bool
     reason: str

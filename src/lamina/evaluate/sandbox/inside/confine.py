@@ -1,11 +1,12 @@
-"""The last steps of a process on its way to become the program: everything is given up, in order."""
+"""The last steps of a process before it is the program: everything is given up, in order."""
 
 import ctypes
 import os
 import resource
 
 from . import landlock, root, seccomp
-from .plan import Plan, Request
+from .enter import write_map
+from .plan import BOOT, Plan, Request
 from .system import (
     CLONE_NEWIPC,
     CLONE_NEWNS,
@@ -27,20 +28,11 @@ INNER = 1000
 _PAGE = 4096
 
 
-def write_map(proc: int, name: str, text: str) -> None:
-    """Write one of this process's user-namespace files through an open /proc."""
-    file = os.open(f"self/{name}", os.O_WRONLY, dir_fd=proc)
-    try:
-        os.write(file, text.encode())
-    finally:
-        os.close(file)
-
-
 def become_user(plan: Plan, number: int) -> None:
     """Another user for every program, where there is more than one to be had."""
     if plan.users is None:
         return
-    user = plan.users + number % plan.num_users
+    user = plan.user(number)
     os.setgroups([])
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
@@ -117,13 +109,13 @@ def start_program(plan: Plan, request: Request, number: int, ruleset: int | None
     if plan.namespaces:
         own_namespaces(plan, request)
     os.chdir(request.folder)
-    if plan.drops_capabilities:
-        drop_capabilities()
-    set_limits(request.limits, processes=request.limits["processes"] if plan.counts else None)
+    drop_capabilities()
+    processes = request.limits["processes"] if plan.seccomp else 1
+    set_limits(request.limits, processes=processes if plan.counts else None)
     prctl(PR_SET_NO_NEW_PRIVS, 1)
     prctl(PR_SET_PDEATHSIG, 9)
     address = _name_at_random_address(plan.files.executable)
-    words = [plan.files.executable, "-I", "-S", "-B", "-X", "utf8", "-c", plan.boot]
+    words = [plan.files.executable, "-I", "-S", "-B", "-X", "utf8", "-c", BOOT]
     arguments = (ctypes.c_char_p * (len(words) + 1))(*[os.fsencode(word) for word in words], None)
     environment = (ctypes.c_char_p * 1)(None)
     if ruleset is not None:

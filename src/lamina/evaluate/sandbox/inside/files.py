@@ -7,14 +7,15 @@ its own map; so nothing of a distribution is guessed.
 import ctypes
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 HIDDEN_FOLDERS = ("site-packages", "dist-packages")
 HIDDEN_MODULES = (
     "_ctypes", "_testcapi", "_testinternalcapi", "_testlimitedcapi", "_testclinic", "_testbuffer",
     "_testmultiphase", "_testsinglephase", "_testimportmultiple", "_testexternalinspection",
-    "_remote_debugging", "_xxsubinterpreters", "_xxinterpchannels", "_interpreters", "_interpqueues",
-    "_interpchannels", "_xxtestfuzz", "xxlimited", "xxsubtype",
+    "_remote_debugging", "_xxsubinterpreters", "_xxinterpchannels", "_interpreters",
+    "_interpqueues", "_interpchannels", "_xxtestfuzz", "xxlimited", "xxsubtype",
 )  # fmt: skip
 """Modules that reach below Python: memory, bytecode, interpreters without the runner's guards."""
 DEVICES = ("/dev/null", "/dev/zero", "/dev/urandom")
@@ -35,10 +36,27 @@ class Files:
     hidden: tuple[str, ...]
     extra: tuple[str, ...]
 
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON, to be handed to another launcher."""
+        return asdict(self)
+
+    @classmethod
+    def of_json(cls, told: dict[str, Any]) -> Self:
+        """The files that `as_json` told."""
+        return cls(
+            executable=told["executable"],
+            loader=told["loader"],
+            loader_file=told["loader_file"],
+            libraries=tuple(told["libraries"]),
+            folders=tuple(told["folders"]),
+            hidden=tuple(told["hidden"]),
+            extra=tuple(told["extra"]),
+        )
+
 
 def loader_of(executable: str) -> str | None:
     """The dynamic loader that an ELF file names (its PT_INTERP), None where it is static."""
-    with open(executable, "rb") as file:  # noqa: PTH123 - pathlib is not worth its start here
+    with open(executable, "rb") as file:
         head = file.read(64)
         if head[:5] != b"\x7fELF\x02":
             return None
@@ -68,11 +86,11 @@ def _mapped_after_loading(modules: list[str]) -> set[str]:
                 ctypes.CDLL(name, mode=1)
             except OSError:
                 continue
-        with open("/proc/self/maps", "rb") as maps, open(outlet, "wb") as out:  # noqa: PTH123
+        with open("/proc/self/maps", "rb") as maps, open(outlet, "wb") as out:
             out.write(maps.read())
         os._exit(0)
     os.close(outlet)
-    with open(inlet, "rb") as told:  # noqa: PTH123
+    with open(inlet, "rb") as told:
         lines = told.read().decode(errors="replace").splitlines()
     os.waitpid(child, 0)
     return {line.split(maxsplit=5)[5] for line in lines if line.count("/") and ".so" in line}

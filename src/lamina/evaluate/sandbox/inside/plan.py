@@ -1,6 +1,6 @@
 """What a launcher found it can do, and what it is asked to run."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .files import Files
 
@@ -22,9 +22,10 @@ class Plan:
     """The layers that are laid on every program."""
 
     files: Files
+    bubblewrap: bool = False
+    """The launcher was put into namespaces by bubblewrap; programs share them."""
     namespaces: bool = False
     """User, mount, pid, ipc, uts for each program; net and the new root are the launcher's."""
-    network: bool = False
     seccomp: bool = False
     landlock: int = 0
     """Its ABI, 0 without."""
@@ -33,21 +34,33 @@ class Plan:
     users: int | None = None
     """The first of the user numbers that are the programs'."""
     num_users: int = 1
-    counts: bool = False
-    """RLIMIT_NPROC counts this program's processes and no others."""
-    drops_capabilities: bool = True
     proc: int | None = None
     """An open /proc."""
-    boot: str = BOOT
     runner: bytes = b""
+    missing: list[str] = field(default_factory=list)
+    """Layers that do not hold, and why."""
+
+    def user(self, number: int) -> int:
+        """The user of the program with this number; no two at a time are the same."""
+        assert self.users is not None
+        return self.users + number % self.num_users
+
+    @property
+    def counts(self) -> bool:
+        """Whether RLIMIT_NPROC counts this program's processes and no others."""
+        return self.namespaces or self.users is not None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Request:
     """One program."""
 
     source: bytes
+    before: bytes
+    """Trusted code, marshalled, that is run before it in the same namespace."""
+    shown: str
+    """The text whose suspicious constructs are told."""
     limits: dict
     folder: str
-    link: int | None = None
-    """A socket to another program, which this one has as descriptor 5."""
+    link: int | None
+    """An open socket that becomes the program's descriptor 5."""

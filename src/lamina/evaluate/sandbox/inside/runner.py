@@ -8,9 +8,10 @@ frame of a hook can be caught by a signal or in a traceback.
 """
 
 import gc
+import marshal
 import posix
 import sys
-from _functools import partial
+from _functools import partial  # pyrefly: ignore
 from _io import FileIO, TextIOWrapper
 from _operator import call
 
@@ -47,28 +48,56 @@ def _guard():
     ends = {"write": staticmethod(notes.write), "flush": staticmethod(refuse)}
     told_and_refused = partial(print, "refused", file=type("notes", (), ends)(), flush=True)
     table = {}
-    for names, answer in (
-        (REFUSED, told_and_refused),
-        (NOTED, partial(print, "noted", file=notes)),
-    ):
+    told = partial(print, "noted", file=notes)
+    for names, answer in ((REFUSED, told_and_refused), (NOTED, told)):
         for name in names:
             means = {"__hash__": staticmethod(partial(hash, name)), "__eq__": staticmethod(answer)}
             table[type("event", (), means)()] = None
     return table.get
 
 
+def _guard_code(roots, known, frame_of, note, leave):
+    """A second hook: code comes from texts and from the library's own files, from nowhere else.
+
+    Bytecode that no compiler made reads memory as it likes, and so do extension modules. A frame
+    of this hook can be seen by a signal's handler, so it refuses by ending the process, and holds
+    nothing that is secret.
+    """
+
+    def is_ours(path):
+        return type(path) is str and path.startswith(roots) and "/../" not in path
+
+    def is_library_code(frame, data):
+        if frame.f_code is not known:
+            return False
+        path = frame.f_locals.get("bytecode_path")
+        if not is_ours(path):
+            return False
+        with FileIO(path) as file:
+            return file.readall()[16:] == bytes(data)
+
+    def hook(event, args):
+        if event == "marshal.loads":
+            if not is_library_code(frame_of(1), args[0]):
+                note(4, b"\nrefused marshal.loads\n")
+                leave(122)
+        elif event == "import" and args[1] is not None and not is_ours(args[1]):
+            note(4, b"\nrefused import of an extension module\n")
+            leave(122)
+
+    return hook
+
+
 def _told(error, limit=2000):
-    """The error and the lines of the program it came by, the last first in importance."""
-    lines = []
-    while error.__traceback__ is not None and len(lines) < 1:
-        trace, seen = error.__traceback__, []
-        while trace is not None:
-            if trace.tb_frame.f_code.co_filename == "<program>":
-                seen.append(f"line {trace.tb_lineno}, in {trace.tb_frame.f_code.co_name}")
-            trace = trace.tb_next
-        lines = seen[-3:] or ["in a library"]
+    """Where in the program an error came from, at most three lines, and the error."""
+    trace, lines = error.__traceback__, []
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == "<program>":
+            lines.append(f"line {trace.tb_lineno}, in {trace.tb_frame.f_code.co_name}")
+        trace = trace.tb_next
     if isinstance(error, SyntaxError) and error.filename == "<program>":
         lines.append(f"line {error.lineno}")
+    lines = lines[-3:]
     try:
         said = str(error)[:limit]
     except Exception:
@@ -89,11 +118,7 @@ def _report(error):
     except BaseException:
         where, what = "", type.__repr__(type(error))
     text = ascii(f"{where}\n{what}".strip())
-    for stream in (sys.__stdout__, sys.__stderr__):
-        try:
-            stream.flush()
-        except Exception:
-            continue
+    _settle((sys.__stdout__, sys.__stderr__))
     posix.write(4, f"\n{word} {text}\n".encode())
     posix._exit(1)
 
@@ -103,11 +128,12 @@ def _settle(streams):
     for stream in streams:
         try:
             stream.flush()
-        except (OSError, ValueError):
+        except Exception:
             continue
 
 
 def _main():
+    before = _take(int(_take(16)))
     source = _take(int(_take(16)))
     main = type(sys)("__main__")
     main.__builtins__ = __builtins__
@@ -120,10 +146,16 @@ def _main():
         code = compile(source, "<program>", "exec", dont_inherit=True)
     except BaseException as error:
         _report(error)
+    if before:
+        exec(marshal.loads(before), main.__dict__)
+    external = sys.modules["_frozen_importlib_external"]
+    known = external._compile_bytecode.__code__
+    roots = tuple(path + "/" for path in sys.path if path.startswith("/"))
+    sys.addaudithook(_guard_code(roots, known, sys._getframe, posix.write, posix._exit))
     sys.addaudithook(_guard())
     gc.freeze()
     namespace = main.__dict__
-    del main, source
+    del main, source, before, external, known, roots
     try:
         any(
             map(
