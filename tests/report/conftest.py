@@ -72,6 +72,12 @@ def make_rank() -> ModuleType:
     return _module("make_rank")
 
 
+@pytest.fixture(scope="session")
+def make_eval() -> ModuleType:
+    """`make_eval.py` as a module."""
+    return _module("make_eval")
+
+
 def _module(name: str) -> ModuleType:
     path = Path(__file__).with_name(f"{name}.py")
     spec = importlib.util.spec_from_file_location(name, path)

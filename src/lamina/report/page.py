@@ -15,6 +15,8 @@ from markupsafe import Markup
 from lamina.core.errors import DataError
 from lamina.core.manifest import write_atomic
 from lamina.report import demo_layers, facts, formats, grid, pictures, tables, verdicts, words
+from lamina.report.eval import section as eval_section
+from lamina.report.eval.read import read_evaluation
 from lamina.report.nouns import Expert, Metrics, Run
 from lamina.report.rank import section as rank_section
 from lamina.report.rank import words as rank_words
@@ -83,9 +85,32 @@ def write_report(folder: Path, manifest: Mapping[str, object] | None = None) -> 
         sections=[section],
         demo=False,
         warnings=words.warnings_of([(section.title, run)]),
+        evaluated=eval_section.of_run(folder),
         **losses,
     )
     return _write(folder, html)
+
+
+def write_eval_page(result: Path) -> Path:
+    """Write NAME.html beside a result NAME.json of `lamina eval`, and return its path.
+
+    What is odd in the file is told on the page.
+
+    Raises:
+        OutputError: the page cannot be written.
+    """
+    made = eval_section.make(read_evaluation(result))
+    html = _render(
+        title=made.title,
+        kicker=f"lamina · evaluation · {made.read.name}",
+        sections=[],
+        demo=False,
+        warnings=made.warnings,
+        evaluated=made,
+    )
+    path = result.with_suffix(".html")
+    write_atomic(path, html.encode())
+    return path
 
 
 def _write_tuned(folder: Path, manifest: Mapping[str, object] | None) -> Path:
@@ -101,6 +126,7 @@ def _write_tuned(folder: Path, manifest: Mapping[str, object] | None) -> Path:
         demo=False,
         warnings=warnings,
         fills=paint.defs(len(read.domains)),
+        evaluated=eval_section.of_run(folder),
     )
     return _write(folder, html)
 
@@ -117,6 +143,7 @@ def _write_ranked(folder: Path, manifest: Mapping[str, object] | None) -> Path:
         demo=False,
         warnings=rank_words.warnings_of(read),
         fills=paint.defs(len(made.tuned.domains)),
+        evaluated=eval_section.of_run(folder),
     )
     return _write(folder, html)
 
@@ -227,6 +254,8 @@ def _render(
     **given: object,
 ) -> str:
     styles = ["style.css", *(["tuned.css", "ranked.css"] if given.get("fills") else [])]
+    if given.get("evaluated"):
+        styles = [*dict.fromkeys([*styles, "tuned.css"]), "evaluated.css"]
     values: dict[str, object] = {
         "warnings": [],
         "fills": "",
@@ -244,6 +273,7 @@ def _render(
         "forget": None,
         "controls": None,
         "layers": None,
+        "evaluated": None,
     }
     return _environment().get_template("template.html.j2").render(values | given)
 

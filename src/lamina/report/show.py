@@ -13,6 +13,8 @@ from rich.text import Text
 
 from lamina.core.errors import DataError
 from lamina.report import facts, formats, grid, tables, verdicts, words
+from lamina.report.eval.read import NAME, is_evaluation
+from lamina.report.eval.show import render_evaluation
 from lamina.report.nouns import Expert, Metrics
 from lamina.report.rank import words as rank_words
 from lamina.report.rank.read import is_rank, read_ranked
@@ -28,6 +30,15 @@ def render_show(path: Path) -> RenderableType:
     Raises:
         DataError: the folder holds nothing of a run, or a file of it cannot be read.
     """
+    if path.is_file() and is_evaluation(path):
+        return render_evaluation(path)
+    shown = _render_run(path)
+    if (path / NAME).is_file():
+        return Group(shown, Text(""), render_evaluation(path / NAME))
+    return shown
+
+
+def _render_run(path: Path) -> RenderableType:
     if path.is_file() or (
         (path / "metrics.json").is_file() and not (path / "manifest.json").is_file()
     ):

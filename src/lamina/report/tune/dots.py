@@ -25,6 +25,8 @@ class Dot:
     fine: tuple[float, ...] = ()
     faint: bool = False
     """Drawn hollow, as it cannot be told from zero."""
+    tone: str = ""
+    """`better` or `worse`: the colour of a clear difference, in place of a domain's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +40,19 @@ class Axis:
     line_words: str = ""
     at_least: float = 0.0
     """How far the axis reaches at least."""
+    from_zero: bool = True
+    """Whether zero is on the axis."""
 
 
 def draw(rows: Sequence[Dot], axis: Axis) -> Markup:
-    """All rows with zero on the axis."""
-    reach = [0.0, axis.at_least, *([axis.line] if axis.line is not None else [])]
+    """All rows over one axis."""
+    reach = [0.0, axis.at_least] if axis.from_zero else []
+    reach += [axis.line] if axis.line is not None else []
     for row in rows:
         ends = (row.value, row.low, row.high, row.hollow, *row.fine)
         reach += [value for value in ends if value is not None]
     marks = ticks(min(reach), max(reach), 4)
-    left = min(170.0, 16.0 + 6.3 * max(len(brief(row.name)) for row in rows))
+    left = min(170.0, 16.0 + 6.9 * max(len(brief(row.name)) for row in rows))
     top = _TOP + (14.0 if axis.line is not None and axis.line_words else 0.0)
     bottom = top + _ROW * len(rows)
     x = Scale(marks[0], marks[-1], left, _WIDTH - 20.0)
@@ -72,6 +77,8 @@ def draw(rows: Sequence[Dot], axis: Axis) -> Markup:
 
 
 def _class(row: Dot) -> str:
+    if row.tone:
+        return f"plain-dot tone-{row.tone}"
     return colour(row.place) if row.place is not None else "plain-dot"
 
 
