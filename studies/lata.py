@@ -56,9 +56,9 @@ TRIES = 5
 TEXT_ROWS = 30
 AUTHOR_ROWS = {"forgotten": (40, 80), "unseen": (40, 60), "retained": (0, 80)}
 """Rows of TOFU for validation and for the test."""
-CHOICE_ROWS = {"arc_easy": 200, "basic_skills": 180}
+CHOICE_ROWS = {"arc_easy": 200, "basic_skills": 240}
 CHOSEN_FOR_CHOICES = ("instruct", *METHODS)
-LEARNING = (*METHODS, "linear_drop, embedding kept")
+LEARNING = (*METHODS, "linear_drop, embedding merged")
 RANKED = (*RULES, *LEARNING[len(METHODS) :])
 BATCH_TOKENS = 1024
 Texts = Mapping[str, Sequence["Document"]]
@@ -155,7 +155,7 @@ def recipe(method: str, weight: float, experts: Mapping[str, Path]) -> dict[str,
         case "DARE":
             return plain | {"merge_method": "dare_linear", "parameters": {"density": DENSITY}}
     rule, _, how = method.partition(", ")
-    parameters = {"rule": rule, "others": "keep" if how == "embedding kept" else "merge"}
+    parameters = {"rule": rule, "others": "merge" if how == "embedding merged" else "keep"}
     return values | {
         "merge_method": "lata",
         "base_model": str(members / "base"),
