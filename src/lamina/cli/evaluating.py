@@ -1,9 +1,9 @@
 """The verb eval. Everything heavy is imported inside it."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -133,16 +133,15 @@ def evaluate(
     _print(result, out)
 
 
-def _print(result: dict, out: Path | None) -> None:
-    from rich.console import Console
+def _print(result: Mapping[str, Any], out: Path | None) -> None:
+    from lamina.cli.output import print_evaluation
 
-    from lamina.report.eval import render_evaluation
-
-    console = Console()
-    console.print(render_evaluation(result))
-    if out is not None:
-        console.print(f"result:  {out}", soft_wrap=True)
-        console.print(f"page:    {out.with_suffix('.html')}", soft_wrap=True)
+    earlier = result.get("compared")
+    print_evaluation(result, "evaluation" if out is None else out.stem)
+    if earlier is not None:
+        print_evaluation(earlier, "against earlier results")
+    if out is not None and out.with_suffix(".html").is_file():
+        print(f"result:  {out}\npage:    {out.with_suffix('.html')}")
 
 
 def _measure_texts(

@@ -169,6 +169,19 @@ def print_metrics(metrics: Mapping[str, Any]) -> None:
     print_warnings(console, metrics.get("warnings", []))
 
 
+def print_evaluation(result: Mapping[str, Any], name: str) -> None:
+    """Tasks, differences and what they say, as the page has them."""
+    from tempfile import TemporaryDirectory
+
+    from lamina.core.manifest import write_json_atomic
+    from lamina.report.eval.show import render_evaluation
+
+    with TemporaryDirectory() as folder:  # the report reads files
+        file = Path(folder) / f"{name}.json"
+        write_json_atomic(file, result, sort_keys=False)
+        _console().print(render_evaluation(file))
+
+
 def print_demo(result: Mapping[str, str]) -> None:
     """The losses, what they say, the tunings of some modules, and where the page is."""
     from lamina.core.manifest import read_json
