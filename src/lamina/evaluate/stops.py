@@ -2,7 +2,9 @@
 
 As lm-evaluation-harness 0.4.13 has it (`HFLM.generate_until`, one text at a time): writing stops
 once a stop string is in the text with its special tokens shown; the answer is the text without
-special tokens, cut at the stop strings one after the other, the text of the end token last.
+special tokens, cut at the stop strings one after the other, the text of the end token last. In a
+batch the harness writes on until all texts have ended. That changes an answer only where one stop
+string overlaps with another, or where an end token is not in the model's settings for generation.
 
 Looking costs a look into a dict for most tokens: a stop string can only be complete after a token
 that has its last character, and only then are the last tokens decoded.

@@ -98,6 +98,7 @@ def answer_writing(
     """
     import torch
 
+    from lamina.evaluate.products import MOST_BYTES, find_products
     from lamina.evaluate.write_alone import write_alone
     from lamina.evaluate.write_batch import write_together
     from lamina.evaluate.write_fit import fits
@@ -109,7 +110,8 @@ def answer_writing(
     kinds = {prompt.stops for prompt in content.prompts}
     stops = {kind: Stops(model.tokenizer, kind, ends=ends) for kind in kinds}
     pick = Pick(model, sampling=sampling, seed=seed)
-    with torch.inference_mode():
+    products = find_products(model.network, most_bytes=MOST_BYTES)
+    with torch.inference_mode(), products.used():
         if fits(model, max(prompt.span for prompt in content.prompts)):
             write_together(model, texts, pick, stops, num_rows=content.num_rows)
         else:
