@@ -3,6 +3,7 @@
     python studies/lata.py experts --data DIR --out DIR [--seeds 1 2 3]
     python studies/lata.py learning --data DIR --out DIR [--seeds 1 2 3]
     python studies/lata.py forgetting --data DIR --out DIR [--seeds 1 2 3]
+    python studies/lata.py writing --data DIR --out DIR --seeds 1
     python studies/lata.py tables
 
 `experts` trains the experts anew from the shipped instruct model, a set for each seed
@@ -10,7 +11,8 @@
 coefficients on validation rows with the first seed's experts; the best of them is tested with all
 seeds, and so are the controls of every LATA rule. `forgetting` takes the expert of the forgotten
 authors away from a model that knows forgotten and retained ones: every method, and every control,
-is brought to the same forgetting, and what is asked is what that cost elsewhere.
+is brought to the same forgetting, and what is asked is what that cost elsewhere. `writing` counts
+the sums of GSM8K that some of the models get right.
 
 Each finished measurement is a line of `studies/results/lata.jsonl`; what has its line is not run
 again. Test rows: MBPP and GSM8K test, and halves of the demo's held-out files that were not
@@ -26,6 +28,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +55,8 @@ DENSITY = 0.7
 RULES = ("linear_drop", "log_drop", "threshold")
 METHODS = ("task arithmetic", "TIES", "DARE", *RULES)
 DRAWS = 3
-TRIES = 5
+TRIES, NEAR = 5, 0.005
+"""How often the weight of equal forgetting is tried at most, and the nats at which it is found."""
 TEXT_ROWS = 30
 AUTHOR_ROWS = {"forgotten": (40, 80), "unseen": (40, 60), "retained": (0, 80)}
 """Rows of TOFU for validation and for the test."""
@@ -60,6 +64,7 @@ CHOICE_ROWS = {"arc_easy": 200, "basic_skills": 240}
 CHOSEN_FOR_CHOICES = ("instruct", *METHODS)
 LEARNING = (*METHODS, "linear_drop, embedding merged")
 RANKED = (*RULES, *LEARNING[len(METHODS) :])
+WRITTEN = {"rows": 50, "models": ("instruct", "math", "task arithmetic", "linear_drop")}
 BATCH_TOKENS = 1024
 Texts = Mapping[str, Sequence["Document"]]
 
@@ -427,6 +432,44 @@ def run_forgetting(data: Path, out: Path, seeds: Sequence[int], results: Results
             forget(method, home, levels, texts, out / "forgetful", seed, results)
 
 
+def run_writing(data: Path, out: Path, seeds: Sequence[int], results: Results) -> None:
+    """GSM8K answered in writing: no examples, the chat template, the likeliest token."""
+    from lamina.evaluate.nouns import WriteItem
+    from lamina.evaluate.tasks import build_items, find_tasks
+    from lamina.evaluate.write import answer_writing, plan_writing
+
+    def answered(model: "LanguageModel") -> dict[str, Any]:
+        def chat(messages: list[dict[str, str]]) -> str:
+            return str(model.tokenizer.apply_chat_template(
+                messages, tokenize=False, add_generation_prompt=True
+            ))  # fmt: skip
+
+        (task,) = find_tasks(["gsm8k"])
+        chosen = build_items(task, data=data, limit=WRITTEN["rows"], few_shot=0, chat=chat)
+        items = [item for item in chosen.items if isinstance(item, WriteItem)]
+        raw: dict[str, Any] = {}
+        for portion in plan_writing(model, items, batch_tokens=4096):
+            raw |= answer_writing(model, portion)
+        values = [task.judge(item, raw[item.id]) for item in items]
+        right = {name: int(sum(one[name][0] for one in values)) for name in values[0]}
+        return {"rows": len(items), "right": right}
+
+    for seed in seeds:
+        home = out / f"seed-{seed}"
+        experts = {name: home / name for name in ("math", "code")}
+        for method in WRITTEN["models"]:
+            found = results.find(part="learning", seed=seed, method=method, control="")
+            assert found is not None, f"{method}: learning comes first"
+
+            if method in METHODS:
+                values = recipe(method, found["weight"], experts)
+                make = partial(merge, values, out / "written")
+            else:
+                make = partial(member, experts.get(method, demo_folder() / "models" / method))
+            keys = {"part": "writing", "seed": seed, "method": method}
+            results.get(lambda make=make: answered(make()), **keys)
+
+
 def forget(
     method: str,
     home: Path,
@@ -456,7 +499,7 @@ def forget(
             tries[weight] = mean_loss(losses(model, rows), "forgotten")
             return tries[weight] - levels["unseen"]
 
-        weight = solve(gap, levels["forgotten"] - levels["unseen"], TRIES)
+        weight = solve(gap, levels["forgotten"] - levels["unseen"], TRIES, NEAR)
         model = merge(values(weight), place, plans=dealt, forget=True)
         return {
             "weight": round(weight, 4),
@@ -470,10 +513,11 @@ def forget(
         results.get(lambda dealt=dealt: forgotten(dealt), **keys)
 
 
-def solve(gap: Callable[[float], float], at_zero: float, tries: int) -> float:
+def solve(gap: Callable[[float], float], at_zero: float, tries: int, near: float = 0.0) -> float:
     """Where a rising function is nearest to 0, of `tries` values: the false position (Illinois).
 
     `at_zero` is its value at 0, which is below 0; the bracket is doubled until it holds the root.
+    A value as small as `near` ends the search.
     """
     low, value_low, high = 0.0, at_zero, 1.0
     best, nearest, value_high = 0.0, abs(at_zero), 0.0
@@ -484,6 +528,8 @@ def solve(gap: Callable[[float], float], at_zero: float, tries: int) -> float:
         value = gap(at)
         if abs(value) < nearest:
             best, nearest = at, abs(value)
+        if nearest <= near:
+            break
         if value > 0:
             high, value_high = at, value
             if side > 0:
@@ -520,7 +566,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("tables")
-    for name in ("experts", "learning", "forgetting"):
+    for name in ("experts", "learning", "forgetting", "writing"):
         verb = verbs.add_parser(name)
         verb.add_argument("--data", type=Path, required=True, help="folder of the source files")
         verb.add_argument("--out", type=Path, required=True, help="folder for models and merges")
@@ -534,7 +580,7 @@ def main() -> None:
     if given.verb == "experts":
         train_experts(given.data, given.out, given.seeds)
         return
-    runs = {"learning": run_learning, "forgetting": run_forgetting}
+    runs = {"learning": run_learning, "forgetting": run_forgetting, "writing": run_writing}
     runs[given.verb](given.data, given.out, given.seeds, Results(given.results))
 
 

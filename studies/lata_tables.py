@@ -39,11 +39,11 @@ FORGETTING: Mapping[str, Shares] = {
     "unseen authors": {"unseen": 1.0},
     "kept": KEPT_SHARES,
 }
-ASKED = {
-    "learning": LEARNING["all three"],
-    "forgetting": {"retained": 1.0, "forgotten": -1.0},
+SPARED: Mapping[str, Shares] = {
+    "retained": {"retained": 1.0, "forgotten": -1.0},
+    "kept": KEPT_SHARES | {"forgotten": -1.0},
 }
-"""What the comparisons are about; of forgetting: how much less the retained authors were hurt."""
+"""What forgetting costs elsewhere, less the little that merges differ in what they forgot."""
 
 
 def read_lines(path: Path = RESULTS) -> list[dict[str, Any]]:
@@ -144,7 +144,9 @@ def corrected(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return told
 
 
-def comparisons(lines: Sequence[Mapping[str, Any]], part: str) -> list[dict[str, Any]]:
+def comparisons(
+    lines: Sequence[Mapping[str, Any]], part: str, shares: Shares
+) -> list[dict[str, Any]]:
     """Every rule against its controls and against the plain methods."""
     rows = []
     of = partial(by_seed, lines, part)
@@ -155,7 +157,7 @@ def comparisons(lines: Sequence[Mapping[str, Any]], part: str) -> list[dict[str,
             other = of(method, control)
             if other:
                 name = f"its {control}" if control else method
-                found = compared(of(rule, ""), other, ASKED[part])
+                found = compared(of(rule, ""), other, shares)
                 rows.append({"first": rule, "second": name, **found})
     return corrected(rows)
 
@@ -199,7 +201,7 @@ def losses_table(
     return table(["merge", "weight", *measures], rows)
 
 
-def comparison_table(lines: Sequence[Mapping[str, Any]], part: str) -> str:
+def comparison_table(lines: Sequence[Mapping[str, Any]], part: str, shares: Shares) -> str:
     rows = [
         [
             f"{row['first']} / {row['second']}",
@@ -209,7 +211,7 @@ def comparison_table(lines: Sequence[Mapping[str, Any]], part: str) -> str:
             f"{row['holm']:.3f}",
             row["verdict"],
         ]
-        for row in comparisons(lines, part)
+        for row in comparisons(lines, part, shares)
     ]
     header = ["first / second", "difference, seeds", "lower in", "items", "p, Holm", "the first is"]
     return table(header, rows)
@@ -274,7 +276,7 @@ def layers_table(lines: Sequence[Mapping[str, Any]]) -> str:
     """The ranking of each expert: the block most like the instruction vector first."""
     rows = []
     for one in lines:
-        if one["part"] == "learning" and one["method"] == "linear_drop" and "layers" in one:
+        if (one["part"], one["method"], one["control"]) == ("learning", "linear_drop", ""):
             for expert, of in one["layers"].items():
                 order = sorted(range(len(of["cosine"])), key=lambda block: -of["cosine"][block])
                 low, high = min(of["cosine"]), max(of["cosine"])
@@ -285,20 +287,28 @@ def layers_table(lines: Sequence[Mapping[str, Any]]) -> str:
 
 
 TABLES: Mapping[str, Callable[[Sequence[Mapping[str, Any]]], str]] = {
-    "Coefficients, validation rows, first seed (low is good):": sweep_table,
+    "Coefficients, validation rows, first seed (low is good, the chosen one bold):": sweep_table,
     "Learning math and code, test rows, nats a token:": partial(
         losses_table, part="learning", measures=LEARNING
     ),
     "Learning, the first's *all three* less the second's:": partial(
-        comparison_table, part="learning"
+        comparison_table, part="learning", shares=LEARNING["all three"]
     ),
-    "Choices:": choices_table,
+    "Choices, share of right answers, and the difference from instruct (items' interval, p):": (
+        choices_table
+    ),
     "How each expert's blocks are ranked:": layers_table,
-    "Forgetting, every merge at the weight of equal forgetting, nats a token:": partial(
+    "Forgetting, every merge at its weight of equal forgetting, nats a token:": partial(
         losses_table, part="forgetting", measures=FORGETTING
     ),
-    "Forgetting, retained less forgotten authors' loss, the first's less the second's:": partial(
-        comparison_table, part="forgetting"
+    "Forgetting, loss of the *retained authors*, the first's less the second's:": partial(
+        comparison_table, part="forgetting", shares=SPARED["retained"]
+    ),
+    "Forgetting, loss of *kept*, the first's less the second's:": partial(
+        comparison_table, part="forgetting", shares=SPARED["kept"]
+    ),
+    "First try, embeddings merged, first seed:": partial(
+        losses_table, part="first try", measures=LEARNING
     ),
 }
 
