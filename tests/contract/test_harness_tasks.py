@@ -10,6 +10,7 @@ import inspect
 import json
 import math
 import random
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -40,6 +41,7 @@ FILES = {
     "lambada": "lambada/lambada_openai.yaml",
     "truthfulqa": "truthfulqa/truthfulqa_mc1.yaml",
 }
+PROGRAMS = {"humaneval": "humaneval/humaneval.yaml", "mbpp": "mbpp/mbpp.yaml"}
 MC2 = "truthfulqa/truthfulqa_mc2.yaml"
 EXAMPLES_TOO = (
     "gsm8k",
@@ -467,6 +469,7 @@ def test_numbers_are_found_in_writing_as_the_harness_finds_them(tmp_path: Path) 
     golds = [row["answer"].split("\n")[-1] for row in tests]
     writings = (*WRITINGS, *golds, *made, *(gold.replace("#### ", "") for gold in golds))
     verdicts = {"exact_match_strict": set(), "exact_match_flexible": set()}
+    assert {metric.name for metric in chosen.task.metrics} == set(verdicts)
     theirs = requests(stock)
     for writing in writings:
         for (instance,) in theirs:
@@ -479,8 +482,83 @@ def test_numbers_are_found_in_writing_as_the_harness_finds_them(tmp_path: Path) 
                 wanted = stock.process_results(row, [found])["exact_match"]
                 assert judged[f"exact_match_{name}"] == (wanted, 1.0), (writing, row["answer"])
                 verdicts[f"exact_match_{name}"].add(float(wanted))
-    assert set(judged) == set(verdicts)
     assert all(seen == {0.0, 1.0} for seen in verdicts.values())
+
+
+# Programs: the requests only; `evaluate.load("code_eval")` would need the network.
+
+
+@pytest.fixture
+def no_code_eval(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The harness's files of both tasks, loaded without the metric that runs programs."""
+    import evaluate
+
+    class Metric:
+        def compute(self, **_: Any) -> tuple[dict[str, float], dict[str, Any]]:
+            return {"pass@1": 0.0}, {}
+
+    monkeypatch.setattr(evaluate, "load", lambda *_, **__: Metric())
+    for name in ("humaneval", "mbpp"):
+        monkeypatch.delitem(sys.modules, f"lm_eval.tasks.{name}.utils", raising=False)
+
+
+def humaneval_row(number: int, odd: str) -> Row:
+    return {
+        "task_id": f"HumanEval/{number}",
+        "prompt": f'def f{number}(x):\n    """ {odd} """\n',
+        "canonical_solution": "    return x\n",
+        "test": f"def check(candidate):\n    assert candidate({number}) == {number}\n",
+        "entry_point": f"f{number}",
+    }
+
+
+def mbpp_row(number: int, odd: str) -> Row:
+    return {
+        "task_id": number,
+        "text": f"Write {odd}.",
+        "code": f"def f{number}(x):\r\n    return x",
+        "test_setup_code": "",
+        "test_list": [f"assert f{number}({n}) == {n} # {odd}" for n in range(3 + number % 2)],
+        "split": "test",
+    }
+
+
+def program_rows(task: str) -> tuple[list[Row], list[Row]]:
+    """Hand-written rows; MBPP's examples are a list in the harness's own file."""
+    if task == "humaneval":
+        return [humaneval_row(number, odd) for number, odd in enumerate(ODD)], []
+    from lm_eval.tasks.mbpp.utils import list_fewshot_samples
+
+    shown = [{**row, "split": "prompt", "test_setup_code": ""} for row in list_fewshot_samples()]
+    others = [mbpp_row(number, odd) for number, odd in enumerate(ODD, start=5)]
+    return [mbpp_row(number, odd) for number, odd in enumerate(ODD, start=11)], shown + others
+
+
+@pytest.mark.usefixtures("no_code_eval")
+@pytest.mark.parametrize("few_shot", [None, 1])
+@pytest.mark.parametrize("task", PROGRAMS)
+def test_the_harness_asks_for_the_same_programs(
+    task: str, few_shot: int | None, tmp_path: Path
+) -> None:
+    tests, shots = program_rows(task)
+    folder = write(tmp_path, task, tests, shots)
+    how = {"apply_chat_template": True, "fewshot_as_multiturn": True, "chat_template": render}
+    for chat in (None, render):
+        chosen = ours(task, folder, few_shot, chat=chat)
+        stock = harness_task(PROGRAMS[task], tests, shots or tests, few_shot)
+        assert chosen.few_shot == stock.config.num_fewshot
+        check_requests(chosen.items, requests(stock, **(how if chat else {})))
+
+
+@pytest.mark.usefixtures("no_code_eval")
+@pytest.mark.parametrize("task", PROGRAMS)
+def test_the_harness_asks_for_the_published_programs(task: str) -> None:
+    if not (SHARED / "bench").is_dir():
+        pytest.skip("the published rows are not beside the repository (../shared/data)")
+    rows = [row for row in read_shared(task) if row.get("split", "test") == "test"]
+    chosen = ours(task, SHARED)
+    assert len(chosen.items) == {"humaneval": 164, "mbpp": 500}[task]
+    check_requests(chosen.items, requests(harness_task(PROGRAMS[task], rows, rows, None)))
 
 
 # The published rows, where they are beside the repository.

@@ -1,11 +1,12 @@
 """The stock tasks, each as the harness's own file defines it (`lm_eval/tasks/<name>/*.yaml`)."""
 
 from lamina.evaluate.nouns import Metric, Split, Task
-from lamina.evaluate.tasks import choices, texts, writing
+from lamina.evaluate.tasks import choices, programs, texts, writing
 from lamina.evaluate.tasks.definition import Definition
 
 ACC = Metric("acc", higher_is_better=True)
 ACC_NORM = Metric("acc_norm", higher_is_better=True)
+_MBPP = "google-research-datasets/mbpp"
 _OWN_EXAMPLES = "six examples are part of its prompt"
 
 
@@ -49,6 +50,23 @@ STOCK = (
         read=writing.read_gsm8k,
         shots=_files("gsm8k", "openai/gsm8k", "main", "train"),
         few_shot=5,
+    ),
+    Definition(
+        Task("humaneval", 1, "code", programs.PROGRAM_METRICS, programs.judge_programs),
+        test=Split(("humaneval", "humaneval_test"), ("openai/openai_humaneval", None, "test")),
+        read=programs.read_humaneval,
+        no_examples="its prompt is the beginning of the program",
+    ),
+    Definition(
+        Task("mbpp", 1, "code", programs.PROGRAM_METRICS, programs.judge_programs),
+        test=Split(("mbpp_test", "mbpp"), (_MBPP, "full", "test")),
+        read=programs.read_mbpp,
+        shots=Split(("mbpp_prompt", "mbpp"), (_MBPP, "full", "prompt")),
+        draw="first",
+        few_shot=3,
+        delimiter="",
+        kept=programs.asked_of_mbpp,
+        kept_shots=programs.shown_of_mbpp,
     ),
     Definition(
         Task("mmlu", 1, "choices", (ACC,), choices.judge_acc, chance=0.25),
