@@ -71,6 +71,13 @@ def test_the_first_metric_is_compared_with_the_first_model() -> None:
     assert (one["shown"], one["verdict"]) == (True, "better")
 
 
+def test_items_are_paired_by_their_ids_not_by_their_order() -> None:
+    base = right(1, 0, 0, 0, 0, 0)
+    values = {"base": {"quiz": base}, "same": {"quiz": dict(reversed(base.items()))}}
+    (one,) = compare_models({"quiz": (ACC,)}, values)
+    assert (one["better"], one["worse"], one["same"]) == (0, 0, 6)
+
+
 def test_many_comparisons_are_corrected_together() -> None:
     values = {
         "base": {"quiz": right(*[0] * 8), "more": right(*[0] * 8)},
@@ -161,9 +168,12 @@ def test_a_result_is_read_back_with_its_values(tmp_path: Path) -> None:
     assert read_values(result) == {"a": {"quiz": right(1, 0, 1)}}
 
 
-def test_the_same_samples_are_the_same_bytes(tmp_path: Path) -> None:
+def test_the_same_samples_are_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lines = [{"model": "ä", "task": "t", "id": "0", "values": {"acc": [1.0, 1.0]}, "raw": "\ud83d"}]
     write_samples(tmp_path / "one.gz", lines)
+    monkeypatch.setattr("time.time", lambda: 0.0)
     write_samples(tmp_path / "two.gz", lines)
     assert (tmp_path / "one.gz").read_bytes() == (tmp_path / "two.gz").read_bytes()
     assert list(read_samples(tmp_path / "one.gz")) == lines
