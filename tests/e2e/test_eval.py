@@ -244,6 +244,30 @@ def test_drawn_answers_give_pass_at_k_and_follow_the_seed(
     assert texts(2, "c") != first
 
 
+def test_a_batch_that_does_not_fit_the_memory_is_halved(
+    lamina: Lamina, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from lamina.jobs import evaluate_parts as parts
+
+    answer = parts.answer_task
+
+    def small(planned: Any, folder: Any, key: Any, watch: Any) -> Any:
+        if key["settings"]["batch_tokens"] > 1024:
+            raise torch.OutOfMemoryError
+        return answer(planned, folder, key, watch)
+
+    monkeypatch.setattr(parts, "answer_task", small)
+    line = ("eval", kit.BASE, "--tasks", "arc_easy", "--data", data, "--limit", 2)
+    told = lamina(*line, "--out", tmp_path / "a.json")
+    assert told.code == 0, told.err
+    assert "now 1024 tokens a batch" in told.err
+    told = lamina(*line, "--batch", 2048, "--out", tmp_path / "b.json")
+    assert told.code == 2
+    assert "does not fit the memory" in told.err
+
+
 def test_any_other_task_goes_to_the_harness(lamina: Lamina, tmp_path: Path) -> None:
     pytest.importorskip("lm_eval")
     rows = kit.write_rows(tmp_path / "rows.jsonl", [

@@ -19,7 +19,7 @@ def refused(**changes: object) -> str:
 
 def test_a_plain_request_is_taken() -> None:
     check_request(PLAIN)
-    assert PLAIN.batch_tokens == AUTO_BATCH_TOKENS
+    assert PLAIN.batch_tokens == AUTO_BATCH_TOKENS["cpu"]
     assert replace(PLAIN, batch="512").batch_tokens == 512
 
 

@@ -37,7 +37,7 @@ def evaluate(
     harness: Annotated[tuple[str, ...], Parameter(negative=(), consume_multiple=True)] = (),
     batch: str = "auto",
     base: str | None = None,
-    dtype: str = "float32",
+    dtype: str | None = None,
     max_length: int | None = None,
 ) -> None:
     """Measure models: benchmarks with intervals and paired differences, losses on held-out text.
@@ -91,13 +91,16 @@ def evaluate(
     base
         The model that adapters belong to; default: the one they name.
     dtype
-        float32, bfloat16, float16 or auto (as the model's files).
+        float32, bfloat16, float16 or auto (as the model's files); default: float32, and on a GPU
+        that has it bfloat16.
     max_length
         Tokens the model sees at once; default: what it was made for.
     """
     texts = _texts(text)
     if texts and not (tasks or task_file or harness or compare is not None or reference):
-        _measure_texts(models, texts, out, base=base, dtype=dtype, max_length=max_length)
+        _measure_texts(
+            models, texts, out, base=base, dtype=dtype or "float32", max_length=max_length
+        )
         return
     from lamina.cli.progress import progress_watcher
     from lamina.jobs.evaluate import run_evaluation

@@ -79,7 +79,7 @@ def find_all(asked: Request, watch: Watcher) -> Plan:
 
         harness = find_harness_tasks(asked, watch)
     return Plan(
-        asked=asked,
+        asked=asked.on_this_machine(),
         sources=sources,
         fingerprints={name: fingerprint(source) for name, source in sources.items()},
         tasks=chosen,

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lamina.core.errors import RecipeError
 from lamina.evaluate.nouns import Item, Raw, TextItem, Values
 from lamina.jobs import evaluate_parts as parts
 from lamina.jobs.evaluate_find import Plan
 from lamina.jobs.evaluate_journal import Journal, partial_folder
+from lamina.jobs.evaluate_request import Request
 from lamina.jobs.watch import Watcher
 
 if TYPE_CHECKING:
     from lamina.evaluate.models import LanguageModel
     from lamina.evaluate.perplexity import TextLoss
     from lamina.evaluate.sandbox import Sandbox
+
+_LEAST_BATCH = 256
 
 
 @dataclass(slots=True)
@@ -38,6 +42,7 @@ def measure_model(plan: Plan, name: str, measured: Measured, watch: Watcher) -> 
 
     asked = plan.asked
     watch.tell(f"{name}: loading")
+    assert asked.dtype is not None, "the request is not yet of this machine"
     model = load_model(plan.sources[name], dtype=asked.dtype, max_length=asked.max_length)
     measured.lengths[name] = model.max_length
     planned = [
@@ -47,7 +52,7 @@ def measure_model(plan: Plan, name: str, measured: Measured, watch: Watcher) -> 
     measured.values[name] = {}
     measured.cut[name] = {part.task.name: len(part.cut) for part in planned}
     for part in planned:
-        raws = _answers(plan, name, model, part, watch)
+        raws = _fitting(plan, name, model, part, watch)
         values = parts.judge_task(part.task, part.items, raws)
         measured.values[name][part.task.name] = values
         measured.samples += [
@@ -61,6 +66,29 @@ def measure_model(plan: Plan, name: str, measured: Measured, watch: Watcher) -> 
 
         watch.tell(f"{name}: measured by lm-evaluation-harness")
         measured.harness[name] = run_harness(model, *plan.harness, asked)
+
+
+def _fitting(
+    plan: Plan, name: str, model: LanguageModel, part: parts.Planned, watch: Watcher
+) -> dict[str, Raw]:
+    """Answers in batches that fit the memory: `--batch auto` is halved until they do."""
+    import torch
+
+    asked = plan.asked
+    while True:
+        try:
+            return _answers(plan, asked, name, model, part, watch)
+        except torch.OutOfMemoryError:
+            smaller = asked.batch_tokens // 2
+            if plan.asked.batch != "auto" or smaller < _LEAST_BATCH:
+                raise RecipeError(
+                    f"{name} on {part.task.name}: a batch of {asked.batch_tokens} tokens does not "
+                    "fit the memory. Give --batch a smaller number, or --dtype bfloat16."
+                ) from None
+        torch.cuda.empty_cache()
+        watch.tell(f"{name} on {part.task.name}: out of memory, now {smaller} tokens a batch")
+        asked = replace(asked, batch=str(smaller))
+        part = parts.plan_task(model, part.task, part.items, asked)
 
 
 def _text_loss(
@@ -90,11 +118,16 @@ def _text_loss(
 
 
 def _answers(
-    plan: Plan, name: str, model: LanguageModel, part: parts.Planned, watch: Watcher
+    plan: Plan,
+    asked: Request,
+    name: str,
+    model: LanguageModel,
+    part: parts.Planned,
+    watch: Watcher,
 ) -> dict[str, Raw]:
     """Raw answers of one task, its programs run."""
     folder = None if plan.asked.out is None else partial_folder(plan.asked.out)
-    key = parts.journal_key(part, part.items, model, plan.fingerprints[name], plan.asked)
+    key = parts.journal_key(part, part.items, model, plan.fingerprints[name], asked)
     watch.stage(f"{name} on {part.task.name}", sum(portion.tokens for portion in part.portions))
     raws = parts.answer_task(part, folder, key, watch)
     if part.task.kind != "code":

@@ -118,7 +118,9 @@ def answer_task(
 def journal_key(
     planned: Planned, items: Sequence[Item], model: LanguageModel, fingerprint: str, asked: Request
 ) -> dict[str, Any]:
-    """Everything the answers depend on."""
+    """Everything the answers depend on; how items were found is in the items."""
+    answering = ("batch_tokens", "samples", "temperature", "top_p", "seed", "dtype", "device")
+    settings = asked.as_settings()
     return {
         "model": fingerprint,
         "task": planned.task.name,
@@ -126,8 +128,7 @@ def journal_key(
         "tokens": [portion.tokens for portion in planned.portions],
         "items": digest_items(items),
         "max_length": model.max_length,
-        "device": model.device.type,
-        "settings": asked.as_settings(),
+        "settings": {name: settings[name] for name in answering},
     }
 
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from lamina.core.errors import DataError, OutputError, RecipeError, did_you_mean
 
 DTYPES = ("float32", "bfloat16", "float16", "auto")
-AUTO_BATCH_TOKENS = 4096
-"""Positions in one batch; on a CPU more are not faster, only larger."""
+AUTO_BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}
+"""Positions in one batch; on a CPU more are not faster, only larger. Halved where a GPU's memory
+does not hold so many."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,13 +39,26 @@ class Request:
     compare: tuple[Path, ...] | None = None
     out: Path | None = None
     base: str | None = None
-    dtype: str = "float32"
+    dtype: str | None = None
+    """None: float32 on a CPU, bfloat16 on a GPU that has it."""
     max_length: int | None = None
+    device: str = "cpu"
 
     @property
     def batch_tokens(self) -> int:
         """Positions of one batch."""
-        return AUTO_BATCH_TOKENS if self.batch == "auto" else int(self.batch)
+        if self.batch != "auto":
+            return int(self.batch)
+        return AUTO_BATCH_TOKENS.get(self.device, AUTO_BATCH_TOKENS["cpu"])
+
+    def on_this_machine(self) -> Request:
+        """With the device there is, and the precision it is fast in where none was asked for."""
+        import torch
+
+        cuda = torch.cuda.is_available()
+        half = cuda and torch.cuda.is_bf16_supported()
+        dtype = self.dtype or ("bfloat16" if half else "float32")
+        return replace(self, dtype=dtype, device="cuda" if cuda else "cpu")
 
     @property
     def sampled(self) -> bool:
@@ -64,6 +78,7 @@ class Request:
             "top_p": self.top_p,
             "seed": self.seed,
             "dtype": self.dtype,
+            "device": self.device,
             "max_length": self.max_length,
         }
 
@@ -95,7 +110,7 @@ def check_request(asked: Request) -> None:
 
 def _numbers(asked: Request) -> list[str]:
     problems = []
-    if asked.dtype not in DTYPES:
+    if asked.dtype is not None and asked.dtype not in DTYPES:
         problems.append(f"--dtype {asked.dtype} is unknown; {did_you_mean(asked.dtype, DTYPES)}")
     if asked.batch != "auto" and not (
         asked.batch.isascii() and asked.batch.isdigit() and int(asked.batch)
