@@ -136,6 +136,18 @@ def test_without_a_folder_the_hub_is_asked_by_its_names(monkeypatch: pytest.Monk
     assert chosen.source == "baber/piqa, validation, baber/piqa, train"
 
 
+def test_the_hub_has_the_split_that_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    row = {"question": "2?", "answer": "#### 2"}
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda *_, **__: datasets.Dataset.from_list([row])
+    )
+    chosen = build_items(TASKS["gsm8k"], data=None, few_shot=0)
+    assert chosen.source == "openai/gsm8k, main, test"
+    assert chosen.warnings == ()
+
+
 def test_a_hub_that_cannot_be_reached_says_which_file_would_do(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
