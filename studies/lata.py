@@ -3,7 +3,7 @@
     python studies/lata.py experts --data DIR --out DIR [--seeds 1 2 3]
     python studies/lata.py learning --data DIR --out DIR [--seeds 1 2 3]
     python studies/lata.py forgetting --data DIR --out DIR [--seeds 1 2 3]
-    python studies/lata.py writing --data DIR --out DIR --seeds 1
+    python studies/lata.py answers --data DIR --out DIR [--seeds 1 2 3]
     python studies/lata.py tables
 
 `experts` trains the experts anew from the shipped instruct model, a set for each seed
@@ -11,8 +11,8 @@
 coefficients on validation rows with the first seed's experts; the best of them is tested with all
 seeds, and so are the controls of every LATA rule. `forgetting` takes the expert of the forgotten
 authors away from a model that knows forgotten and retained ones: every method, and every control,
-is brought to the same forgetting, and what is asked is what that cost elsewhere. `writing` counts
-the sums of GSM8K that some of the models get right.
+is brought to the same forgetting, and what is asked is what that cost elsewhere. `answers`
+asks some of the models choices, and sums of GSM8K in writing.
 
 Each finished measurement is a line of `studies/results/lata.jsonl`; what has its line is not run
 again. Test rows: MBPP and GSM8K test, and halves of the demo's held-out files that were not
@@ -61,10 +61,9 @@ TEXT_ROWS = 30
 AUTHOR_ROWS = {"forgotten": (40, 80), "unseen": (40, 60), "retained": (0, 80)}
 """Rows of TOFU for validation and for the test."""
 CHOICE_ROWS = {"arc_easy": 200, "basic_skills": 240}
-CHOSEN_FOR_CHOICES = ("instruct", *METHODS)
 LEARNING = (*METHODS, "linear_drop, embedding merged")
 RANKED = (*RULES, *LEARNING[len(METHODS) :])
-WRITTEN = {"rows": 50, "models": ("instruct", "math", "task arithmetic", "linear_drop")}
+SUMS = 50
 BATCH_TOKENS = 1024
 Texts = Mapping[str, Sequence["Document"]]
 
@@ -279,7 +278,7 @@ def objective(found: Mapping[str, Mapping[str, Sequence[float]]], split: str) ->
     return (mean_loss(found, math) + mean_loss(found, code) + kept) / 3
 
 
-def choices(model: "LanguageModel", data: Path, out: Path) -> dict[str, dict[str, str]]:
+def choices(model: "LanguageModel", data: Path, out: Path) -> dict[str, Any]:
     """By task and metric one figure for each item: 1 if it is right."""
     from lamina.evaluate.choose import answer_choices, plan_choices
     from lamina.evaluate.nouns import ChoiceItem
@@ -305,7 +304,38 @@ def choices(model: "LanguageModel", data: Path, out: Path) -> dict[str, dict[str
             metric: "".join(f"{one[metric][0]:.0f}" for one in values)
             for metric in ("acc", "acc_norm")
         }
-    return found
+    return {"choices": found}
+
+
+def sums(model: "LanguageModel", data: Path, out: Path) -> dict[str, Any]:
+    """GSM8K answered in writing: no examples, the chat template, the likeliest token."""
+    from lamina.evaluate.nouns import WriteItem
+    from lamina.evaluate.tasks import build_items, find_tasks
+    from lamina.evaluate.write import answer_writing, plan_writing
+
+    def chat(messages: list[dict[str, str]]) -> str:
+        text = model.tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=True
+        )
+        return str(text)
+
+    del out
+    (task,) = find_tasks(["gsm8k"])
+    chosen = build_items(task, data=data, limit=SUMS, few_shot=0, chat=chat)
+    items = [item for item in chosen.items if isinstance(item, WriteItem)]
+    raw: dict[str, Any] = {}
+    for portion in plan_writing(model, items, batch_tokens=4096):
+        raw |= answer_writing(model, portion)
+    values = [task.judge(item, raw[item.id]) for item in items]
+    right = {name: int(sum(one[name][0] for one in values)) for name in values[0]}
+    return {"rows": len(items), "right": right}
+
+
+ANSWERS: Mapping[str, tuple[tuple[str, ...], Callable[..., dict[str, Any]]]] = {
+    "choices": (("instruct", *METHODS), choices),
+    "sums": (("instruct", "math", "task arithmetic", "linear_drop"), sums),
+}
+"""Which models are asked."""
 
 
 # ---- Runs ---------------------------------------------------------------------------------------
@@ -340,28 +370,22 @@ def run_learning(data: Path, out: Path, seeds: Sequence[int], results: Results) 
     """Every method's coefficient by the validation rows, then the test, seed by seed."""
     texts = rows_of(data)
 
-    def measured(method: str, model: "LanguageModel") -> dict[str, Any]:
-        told: dict[str, Any] = {"losses": losses(model, texts["test"])}
-        asked = method in CHOSEN_FOR_CHOICES
-        return told | ({"choices": choices(model, data, out)} if asked else {})
-
     for seed in seeds:
         home = out / f"seed-{seed}"
         experts = {name: home / name for name in ("math", "code")}
         for name, path in {"instruct": demo_folder() / "models/instruct", **experts}.items():
             results.get(
-                lambda name=name, path=path: measured(name, member(path)),
+                lambda path=path: {"losses": losses(member(path), texts["test"])},
                 part="learning", seed=seed, method=name, control="",
             )  # fmt: skip
         for method in LEARNING:
-            learn(method, experts, texts, measured, out / "merged", seed, results)
+            learn(method, experts, texts, out / "merged", seed, results)
 
 
 def learn(
     method: str,
     experts: Mapping[str, Path],
     texts: Mapping[str, Texts],
-    measured: Callable[[str, "LanguageModel"], dict[str, Any]],
     place: Path,
     seed: int,
     results: Results,
@@ -384,8 +408,8 @@ def learn(
 
     def test(control: str, dealt: Mapping[str, LayerPlan] | None) -> dict[str, Any]:
         model = merge(recipe(method, best, experts), place, plans=dealt)
-        name = f"{method} {control}".strip()
-        return {"weight": best, **measured(name, model), **layers_of(scores, dealt)}
+        found = {"weight": best, "losses": losses(model, texts["test"])}
+        return found | (layers_of(scores, dealt) if not control else {})
 
     controlled = plans is not None and method in RULES
     variants = {"": plans} | (controls(scores, plans, seed) if controlled else {})
@@ -432,42 +456,29 @@ def run_forgetting(data: Path, out: Path, seeds: Sequence[int], results: Results
             forget(method, home, levels, texts, out / "forgetful", seed, results)
 
 
-def run_writing(data: Path, out: Path, seeds: Sequence[int], results: Results) -> None:
-    """GSM8K answered in writing: no examples, the chat template, the likeliest token."""
-    from lamina.evaluate.nouns import WriteItem
-    from lamina.evaluate.tasks import build_items, find_tasks
-    from lamina.evaluate.write import answer_writing, plan_writing
-
-    def answered(model: "LanguageModel") -> dict[str, Any]:
-        def chat(messages: list[dict[str, str]]) -> str:
-            return str(model.tokenizer.apply_chat_template(
-                messages, tokenize=False, add_generation_prompt=True
-            ))  # fmt: skip
-
-        (task,) = find_tasks(["gsm8k"])
-        chosen = build_items(task, data=data, limit=WRITTEN["rows"], few_shot=0, chat=chat)
-        items = [item for item in chosen.items if isinstance(item, WriteItem)]
-        raw: dict[str, Any] = {}
-        for portion in plan_writing(model, items, batch_tokens=4096):
-            raw |= answer_writing(model, portion)
-        values = [task.judge(item, raw[item.id]) for item in items]
-        right = {name: int(sum(one[name][0] for one in values)) for name in values[0]}
-        return {"rows": len(items), "right": right}
-
+def run_answers(data: Path, out: Path, seeds: Sequence[int], results: Results) -> None:
+    """Choices and sums, asked of the models that `learning` has chosen coefficients for."""
     for seed in seeds:
         home = out / f"seed-{seed}"
         experts = {name: home / name for name in ("math", "code")}
-        for method in WRITTEN["models"]:
-            found = results.find(part="learning", seed=seed, method=method, control="")
-            assert found is not None, f"{method}: learning comes first"
+        for part, (methods, asked) in ANSWERS.items():
+            for method in methods:
+                found = results.find(part="learning", seed=seed, method=method, control="")
+                assert found is not None, f"{method}: learning comes first"
+                make = partial(again, method, found, experts, out / "answering")
+                if "choices" not in found or part != "choices":
+                    keys = {"part": part, "seed": seed, "method": method}
+                    results.get(lambda make=make, asked=asked: asked(make(), data, out), **keys)
 
-            if method in METHODS:
-                values = recipe(method, found["weight"], experts)
-                make = partial(merge, values, out / "written")
-            else:
-                make = partial(member, experts.get(method, demo_folder() / "models" / method))
-            keys = {"part": "writing", "seed": seed, "method": method}
-            results.get(lambda make=make: answered(make()), **keys)
+
+def again(
+    method: str, found: Mapping[str, Any], experts: Mapping[str, Path], place: Path
+) -> "LanguageModel":
+    """A member, or a merge with the coefficient that was chosen for it."""
+    if method not in METHODS:
+        return member(experts.get(method, demo_folder() / "models" / method))
+    values = recipe(method, found["weight"], experts)
+    return merge(values, place, plans=rank(values, place)[1] if method in RANKED else None)
 
 
 def forget(
@@ -566,7 +577,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("tables")
-    for name in ("experts", "learning", "forgetting", "writing"):
+    for name in ("experts", "learning", "forgetting", "answers"):
         verb = verbs.add_parser(name)
         verb.add_argument("--data", type=Path, required=True, help="folder of the source files")
         verb.add_argument("--out", type=Path, required=True, help="folder for models and merges")
@@ -580,7 +591,7 @@ def main() -> None:
     if given.verb == "experts":
         train_experts(given.data, given.out, given.seeds)
         return
-    runs = {"learning": run_learning, "forgetting": run_forgetting, "writing": run_writing}
+    runs = {"learning": run_learning, "forgetting": run_forgetting, "answers": run_answers}
     runs[given.verb](given.data, given.out, given.seeds, Results(given.results))
 
 

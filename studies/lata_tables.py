@@ -236,7 +236,7 @@ def choices_table(lines: Sequence[Mapping[str, Any]]) -> str:
     from lamina.evaluate.statistics import holm
     from lamina.evaluate.statistics_paired import paired
 
-    asked = [one for one in lines if one["part"] == "learning" and "choices" in one]
+    asked = [one for one in lines if "choices" in one]
     columns = [("arc_easy", "acc"), ("arc_easy", "acc_norm"), ("basic_skills", "acc")]
     found: dict[str, list[Any]] = {}
     for method in dict.fromkeys(one["method"] for one in asked):
