@@ -40,7 +40,8 @@ def reached(read: Evaluation, task: Task) -> Figure | None:
         number,
         line=chance,
         line_words="chance" if chance is not None else "",
-        from_zero=False,
+        at_least=5.0,
+        from_zero=metric.percent and not any(row.value for row in rows),
     )
     return Figure(task.name, _note(task, metric), dots.draw(rows, axis))
 
