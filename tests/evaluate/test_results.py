@@ -326,3 +326,17 @@ def test_samples_with_other_ids_are_refused(tmp_path: Path) -> None:
     write_samples(samples_path(second), lines)
     with pytest.raises(DataError, match="other items than each other in quiz"):
         compare_results([first, second])
+
+
+def test_models_of_one_result_are_compared_too(tmp_path: Path) -> None:
+    path = write_result(tmp_path / "both.json", {"a": (0, 1), "b": (1, 1)})
+    (one,) = compare_results([path])["comparisons"]
+    assert (one["model"], one["reference"], one["better"]) == ("b", "a", 1)
+
+
+def test_one_model_alone_or_a_result_with_itself_is_refused(tmp_path: Path) -> None:
+    path = write_result(tmp_path / "one.json", {"a": (0, 1)})
+    with pytest.raises(DataError, match="has one model, a, and nothing to compare"):
+        compare_results([path])
+    with pytest.raises(DataError, match=r"Named twice: .*one\.json"):
+        compare_results([path, path])

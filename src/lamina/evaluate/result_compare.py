@@ -19,7 +19,7 @@ _TOLD = ("dtype", "max_length", "batch_tokens", "seed", "cut")
 def compare_results(
     paths: Sequence[Path], *, reference: str | None = None, seed: int = 1234
 ) -> dict[str, Any]:
-    """Models of several results against one of them, item by item, as a result without a file.
+    """Models of results against one of them, item by item, as a result without a file.
 
     Args:
         reference: a model's name; the first model of the first result, if None.
@@ -28,7 +28,15 @@ def compare_results(
         DataError: a file is not what it must be; the runs asked for different things (all told in
             one message); they share no task; the reference is not among the models.
     """
+    twice = sorted({str(path) for path in paths if list(paths).count(path) > 1})
+    if twice:
+        raise DataError(f"Named twice: {', '.join(twice)}. A result says nothing of itself.")
     results = [read_result(path) for path in paths]
+    if sum(len(result.order) for result in results) < 2:
+        raise DataError(
+            f"{', '.join(map(str, paths))} has one model, {results[0].order[0]}, and nothing to "
+            "compare it with. Name another result, too."
+        )
     _check_comparable(results)
     names = _names(results)
     shared = [task for task in results[0].tasks if all(task in one.tasks for one in results)]
@@ -73,7 +81,6 @@ def compare_results(
 
 def _check_comparable(results: Sequence[Result]) -> None:
     """Raises where two results asked for different things, all in one message."""
-    assert len(results) > 1, "one result has nothing to be compared with"
     first = results[0]
     problems = []
     for other in results[1:]:

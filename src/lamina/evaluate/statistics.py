@@ -3,7 +3,7 @@
 Pure. Items are taken as drawn independently from all items that the task could have asked; so are
 MMLU's, although questions of one subject are alike: its true errors may be a little larger. (For
 the group `mmlu` the harness pools the variances inside the subjects, `pooled_sample_stderr`, which
-leaves out how subjects differ: mostly a bit smaller than ours; of one subject the two are the same.)
+leaves out how subjects differ: mostly a bit smaller than ours. Of one subject the two are equal.)
 What is random only in the model (sampled answers) is in the items' values and so in the errors.
 Differences between models are in `statistics_paired`.
 """
