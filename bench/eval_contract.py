@@ -130,11 +130,11 @@ def _differences(
     if set(asked) != {pair for form in answer.forms for pair in form}:
         return ["asked in other words"], False
     if answer.text is not None:
-        mine = line["raw"]["texts"][0]
+        mine, gap = line["raw"]["texts"][0], math.inf
         if mine != answer.text:
             gap = _gap(network, asked[0][0], mine, answer.text)
             why.append(f"another text (tokens {gap:.1e} nats apart)")
-            near = gap < TIE
+        near = gap < TIE
     else:
         mine = dict(zip(asked, _scores(line), strict=True))
         for pairs, theirs in zip(answer.forms, answer.logprobs, strict=True):
@@ -277,7 +277,7 @@ def load(model: str, batch: int) -> Any:
     from lm_eval.models.huggingface import HFLM
 
     source = find_model(model)
-    adapter = {} if source.adapter is None else {"peft": str(source.adapter)}
+    adapter: dict[str, Any] = {} if source.adapter is None else {"peft": str(source.adapter)}
     return HFLM(
         pretrained=str(source.folder), dtype="float32", device="cpu", batch_size=batch, **adapter
     )
