@@ -59,6 +59,8 @@ def score_questions(
         begin: tokens that all windows begin with, read once.
         batch_tokens: for the plain way, positions in one batch.
     """
+    if not passes:
+        return []
     ways = ways_of(model)
     with torch.inference_mode(), ways.products.used():
         if ways.shared is not None and _longest(passes) <= ways.shared.limit:
