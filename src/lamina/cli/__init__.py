@@ -20,6 +20,7 @@ from lamina.cli.evaluating import evaluate
 from lamina.cli.exporting import export
 from lamina.cli.planning import compare, plan
 from lamina.cli.ranked import rank
+from lamina.cli.sandboxing import sandbox
 from lamina.cli.shifting import shift
 from lamina.cli.tuning import detect, order, tune
 from lamina.core.errors import LaminaError
@@ -167,7 +168,7 @@ def check(
 
 
 app.command(evaluate, name="eval")
-for verb in (rank, tune, detect, order, plan, compare, shift, cut, export):
+for verb in (rank, tune, detect, order, plan, compare, shift, cut, export, sandbox):
     app.command(verb)
 
 

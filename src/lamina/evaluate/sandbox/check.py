@@ -87,7 +87,9 @@ def _of_program(program: Verdict, reason: str, detail: str) -> tuple[str, str]:
     """Why tests could not go on: what became of the program, if it did not end by itself."""
     if program.passed:
         return ("tampered" if reason == "error" else reason), detail
-    return program.reason, program.detail
+    # The first line is of the call that runs the program.
+    own = "line 1, in <module>\n"
+    return program.reason, program.detail.replace(own, "", program.detail.startswith(own))
 
 
 def _outcome(output: str) -> tuple[str, str]:

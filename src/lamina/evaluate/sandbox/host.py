@@ -96,6 +96,15 @@ class Sandbox:
         seconds = self.limits.wall_seconds + _GRACE_SECONDS
         return self._launcher.start(json.dumps(request).encode(), link, seconds)
 
+    def as_json(self) -> dict[str, Any]:
+        """The limits and layers in force, as plain JSON."""
+        return {
+            "limits": asdict(self.limits),
+            "layers": list(self.protection.layers),
+            "missing": list(self.protection.missing),
+            "protection": self.protection.line,
+        }
+
     def close(self) -> None:
         """End the launcher, and with it all it ever started."""
         self._launcher.close()
@@ -145,7 +154,8 @@ class _Launcher:
         self._lock = threading.Lock()
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         options = json.dumps({"without": list(without), "files": files})
-        interpreter = sys._base_executable  # pyrefly: ignore - not a virtual environment's link
+        base = sys._base_executable  # pyrefly: ignore - not a virtual environment's link
+        interpreter = files["executable"] if files else base
         words = [*prefix, interpreter, "-I", "-S", "-B", "-c", _BOOT, str(INSIDE)]
         with theirs:
             self._process = subprocess.Popen(

@@ -47,6 +47,7 @@ def own_namespaces(plan: Plan, request: Request) -> None:
     write_map(plan.proc, "setgroups", "deny")
     write_map(plan.proc, "uid_map", f"{INNER} {outer_user} 1")
     write_map(plan.proc, "gid_map", f"{INNER} {outer_group} 1")
+    libc.sethostname(b"sandbox", 7)
     num_files = max(64, request.limits["folder_bytes"] >> 15)
     root.own_folder(request.limits["folder_bytes"], num_files, INNER)
 

@@ -106,7 +106,7 @@ def find() -> Files:
         for entry in os.scandir(top):
             if entry.name in HIDDEN_FOLDERS or _is_hidden_module(entry.name):
                 hidden.append(entry.path)
-            elif entry.name.endswith(".so"):
+            elif entry.name.endswith(".so") and not entry.name.startswith("_tkinter"):
                 modules.append(entry.path)
     mapped = _mapped_after_loading(modules)
     loader = loader_of(executable)

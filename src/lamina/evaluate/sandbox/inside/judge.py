@@ -4,8 +4,9 @@ import os
 import signal
 from dataclasses import dataclass, field
 
-NO_START, NO_RUNNER, REFUSED = 125, (120, 121), 122
-"""Exit codes of the way into a program, of a runner without its text, of the runner's refusal."""
+NO_START, NO_LINE, REFUSED = 125, 123, 122
+"""Exit codes: no program could be started; the runner cannot tell, for the line to us is closed; it
+ended the program itself."""
 _TOLD = {b"error": "error", b"left": "left early", b"memory": "memory"}
 """What the runner says of an error, and the reason that is."""
 
@@ -31,7 +32,7 @@ def judge(seen: Seen, word: bytes, limits: dict) -> dict:
     for line in lines:
         head, _, rest = line.partition(b" ")
         if head in _TOLD or head == b"start":
-            told.setdefault(head, _text(rest))
+            told[head] = _text(rest)
     reason, detail = _reason(seen, told, came, limits)
     events = {_event(line) for line in lines if line.startswith((b"refused ", b"noted "))}
     return {
@@ -56,6 +57,8 @@ def _reason(seen: Seen, told: dict[bytes, str], came: bool, limits: dict) -> tup
         return "killed", f"ended by {signal.Signals(-code).name if known else f'signal {-code}'}"
     if code == REFUSED:
         return "error", "it was ended for what only a forged program does; see `suspicious`"
+    if code == NO_LINE:
+        return "tampered", "it closed the supervisor's line"
     if came:
         return ("passed", "") if code == 0 else ("left early", f"ended with code {code}")
     for head, reason in _TOLD.items():

@@ -65,11 +65,11 @@ def _answer(plan: Plan, number: int, ends: list[int]) -> None:
         with asked.makefile("rb") as stream:
             told = json.loads(stream.read(int(stream.read(16))))
         if not plan.namespaces:
-            place = tempfile.mkdtemp(dir="/work" if plan.bubblewrap else told["folder"])
+            place = tempfile.mkdtemp(dir=root.PARENT if plan.bubblewrap else told["folder"])
             if plan.users is not None:
                 os.chown(place, plan.user(number), plan.user(number))
         request = Request(
-            source=told["source"].encode(errors="surrogatepass"),
+            source=_encoded(told["source"]),
             before=bytes.fromhex(told["before"]),
             shown=told["shown"],
             limits=told["limits"],
@@ -85,3 +85,11 @@ def _answer(plan: Plan, number: int, ends: list[int]) -> None:
         asked.sendall(json.dumps(answer).encode())
     finally:
         os._exit(0)
+
+
+def _encoded(source: str) -> bytes:
+    """The bytes that a file of this text has, or had before it was read with surrogateescape."""
+    try:
+        return source.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return source.encode(errors="surrogatepass")

@@ -60,7 +60,7 @@ def find_plan(without: set[str], files: Files | None) -> Plan:
     else:
         plan.landlock = landlock.version()
         plan.missing += [] if plan.landlock else ["landlock: not in this kernel"]
-    users = find_users()
+    users = None if bubblewrap else find_users()
     if "namespaces" in without or bubblewrap:
         plan.missing += ["namespaces: switched off"] * (not bubblewrap)
     elif problem := works(lambda: enter(Plan(plan.files), users)):

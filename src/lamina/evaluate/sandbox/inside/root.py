@@ -20,8 +20,8 @@ from .system import (
     call,
 )
 
-PARENT = "/work"
-FOLDER = "/work/tmp"
+PARENT = "/lamina-sandbox"
+FOLDER = f"{PARENT}/tmp"
 """Where a program is; Landlock allows its parent, for a rule on a covered folder is not asked."""
 
 

@@ -36,7 +36,7 @@ def _take(length):
     while len(parts) < length:
         more = posix.read(3, length - len(parts))
         if not more:
-            posix._exit(120)
+            posix._exit(124)
         parts += more
     return parts
 
@@ -48,11 +48,12 @@ def _guard():
     ends = {"write": staticmethod(notes.write), "flush": staticmethod(refuse)}
     told_and_refused = partial(print, "refused", file=type("notes", (), ends)(), flush=True)
     table = {}
-    told = partial(print, "noted", file=notes)
-    for names, answer in ((REFUSED, told_and_refused), (NOTED, told)):
-        for name in names:
-            means = {"__hash__": staticmethod(partial(hash, name)), "__eq__": staticmethod(answer)}
-            table[type("event", (), means)()] = None
+    for names, answer in (
+        (REFUSED, told_and_refused),
+        (NOTED, partial(print, "noted", file=notes)),
+    ):
+        means = {"__slots__": (), "__hash__": str.__hash__, "__eq__": staticmethod(answer)}
+        table |= dict.fromkeys(map(type("event", (str,), means), names))
     return table.get
 
 
@@ -88,12 +89,13 @@ def _guard_code(roots, known, frame_of, note, leave):
     return hook
 
 
-def _told(error, limit=2000):
+def _told(error, source, limit=2000):
     """Where in the program an error came from, at most three lines, and the error."""
     trace, lines = error.__traceback__, []
     while trace is not None:
         if trace.tb_frame.f_code.co_filename == "<program>":
-            lines.append(f"line {trace.tb_lineno}, in {trace.tb_frame.f_code.co_name}")
+            number, name = trace.tb_lineno, trace.tb_frame.f_code.co_name
+            lines.append(f"line {number}, in {name}: {source[number - 1].strip()[:200]}")
         trace = trace.tb_next
     if isinstance(error, SyntaxError) and error.filename == "<program>":
         lines.append(f"line {error.lineno}")
@@ -111,16 +113,20 @@ def _word_for(error):
     return "memory" if isinstance(error, MemoryError) else "error"
 
 
-def _report(error):
+def _report(error, source):
     word = _word_for(error)
     try:
-        where, what = _told(error)
+        where, what = _told(error, source)
     except BaseException:
         where, what = "", type.__repr__(type(error))
     text = ascii(f"{where}\n{what}".strip())
     _settle((sys.__stdout__, sys.__stderr__))
-    posix.write(4, f"\n{word} {text}\n".encode())
-    posix._exit(1)
+    code = 1
+    try:
+        posix.write(4, f"\n{word} {text}\n".encode())
+    except OSError:
+        code = 123
+    posix._exit(code)
 
 
 def _settle(streams):
@@ -137,6 +143,7 @@ def _main():
     source = _take(int(_take(16)))
     main = type(sys)("__main__")
     main.__builtins__ = __builtins__
+    lines = source.decode(errors="replace").split("\n")
     sys.modules["__main__"] = main
     sys.argv = ["program.py"]
     sys.path.insert(0, "")
@@ -145,7 +152,7 @@ def _main():
     try:
         code = compile(source, "<program>", "exec", dont_inherit=True)
     except BaseException as error:
-        _report(error)
+        _report(error, lines)
     if before:
         exec(marshal.loads(before), main.__dict__)
     external = sys.modules["_frozen_importlib_external"]
@@ -169,7 +176,7 @@ def _main():
         )
         posix._exit(0)
     except BaseException as error:
-        _report(error)
+        _report(error, lines)
 
 
 _main()
