@@ -70,16 +70,15 @@ class _Prefix:
     def __init__(self, model: LanguageModel, texts: Sequence[Text]) -> None:
         whole = [text.prompt.tokens for text in texts if not text.prompt.cut]
         shared = _shared(min(whole), max(whole)) if len(set(whole)) > 1 else ()
+        shared = shared[: min(map(len, whole), default=0) - 1]  # something is left to be read
         self.tokens = shared if len(shared) >= _SHARED else ()
         self.states: States | None = None
         if self.tokens:
             self.states = read(model, [self.tokens], None).states
 
     def in_front_of(self, text: Text) -> int:
-        """Tokens of the text's prompt that need not be read again; one is left to be read."""
-        if not self.tokens or text.prompt.cut or len(text.prompt.tokens) <= len(self.tokens):
-            return 0
-        return len(self.tokens)
+        """Tokens of the text's prompt that need not be read again."""
+        return 0 if text.prompt.cut else len(self.tokens)
 
     def to_read(self, text: Text) -> int:
         return len(text.prompt.tokens) - self.in_front_of(text)
