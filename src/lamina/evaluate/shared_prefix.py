@@ -214,7 +214,7 @@ def find_shared(model: LanguageModel, head: OutputHead) -> SharedWay | None:
     rope = config.get("rope_parameters") or {}
     if rope.get("rope_type") in _BY_LENGTH:
         return None
-    limits = [config[name] for name in _LIMITS if config.get(name)]
+    limits = [config[name] for name in _LIMITS if isinstance(config.get(name), int)]
     way = SharedWay(head, min([model.max_length, *limits]))
     _register()
     return way if _agrees(model, way) else None
@@ -227,7 +227,6 @@ def _agrees(model: LanguageModel, way: SharedWay) -> bool:
     longest = max(window.length for some in windows for window in some)
     if longest > way.limit:
         return False
-    network: Any = model.network
     stems, places, offset = [], [], 0
     for some in windows:
         stem, own = stem_of(some, len(prefix))
@@ -236,22 +235,26 @@ def _agrees(model: LanguageModel, way: SharedWay) -> bool:
         stems.append(stem)
     try:
         with torch.inference_mode():
-            alone = [
-                network(
-                    input_ids=torch.tensor([window.tokens[:-1]], device=model.device),
-                    use_cache=False,
-                ).logits[0, len(prefix) :]
-                for some in windows
-                for window in some
-            ]
+            alone = _alone(model, [window for some in windows for window in some], len(prefix))
             with attending_by_stem(model):
                 kept = read_prefix(model, way, prefix)
                 layout = Layout(stems, [_mask(stem, model.device) for stem in stems], kept)
                 hidden_TH = _run(model, way, layout)
             shared = [way.head(hidden_TH[torch.tensor(one, device=model.device)]) for one in places]
-    except NotHere:
+    except (NotHere, TypeError, ValueError, KeyError, RuntimeError):
+        # A forward pass of its own kind; the plain way says what is wrong, if anything is.
         return False
     return _distance(torch.cat(shared), torch.cat(alone)) <= _APART[hidden_TH.dtype]
+
+
+def _alone(model: LanguageModel, windows: Sequence[Window], begin: int) -> list[torch.Tensor]:
+    """The outputs of each window after `begin`, in rows padded on the right."""
+    network: Any = model.network
+    inputs_BL = torch.zeros(len(windows), max(w.length for w in windows), dtype=torch.long)
+    for row, window in enumerate(windows):
+        inputs_BL[row, : window.length] = torch.tensor(window.tokens[:-1])
+    logits_BLV = network(input_ids=inputs_BL.to(model.device), use_cache=False).logits
+    return [logits_BLV[row, begin : window.length] for row, window in enumerate(windows)]
 
 
 def _probe(num_ids: int) -> tuple[Tokens, list[list[Tokens]]]:
