@@ -86,7 +86,7 @@ def rows_of(data: Path) -> dict[str, dict[str, tuple["Document", ...]]]:
     heldout = demo_folder() / "heldout"
     found = {name: read_documents(heldout / f"{name}.jsonl.gz") for name in (*KEPT, "math", "code")}
     validation = {name: found[name][0::2] for name in ("math", "code")}
-    test = {name: found[name][1::2] for name in ("math", "code")}
+    test: dict[str, tuple[Document, ...]] = {}
     validation |= {name: found[name][0::4] for name in KEPT}
     test |= {name: found[name][1::2] for name in KEPT}
     sums = (row | {"answer": plain_solution(row["answer"])} for row in lines_of(data, "gsm8k_test"))
@@ -378,7 +378,7 @@ def run_learning(data: Path, out: Path, seeds: Sequence[int], results: Results) 
                 lambda path=path: {"losses": losses(member(path), texts["test"])},
                 part="learning", seed=seed, method=name, control="",
             )  # fmt: skip
-        for method in LEARNING:
+        for method in LEARNING if seed == SWEPT else METHODS:
             learn(method, experts, texts, out / "merged", seed, results)
 
 

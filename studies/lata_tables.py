@@ -276,7 +276,7 @@ def layers_table(lines: Sequence[Mapping[str, Any]]) -> str:
     """The ranking of each expert: the block most like the instruction vector first."""
     rows = []
     for one in lines:
-        if (one["part"], one["method"], one["control"]) == ("learning", "linear_drop", ""):
+        if (one["part"], one["method"], one.get("control")) == ("learning", "linear_drop", ""):
             for expert, of in one["layers"].items():
                 order = sorted(range(len(of["cosine"])), key=lambda block: -of["cosine"][block])
                 low, high = min(of["cosine"]), max(of["cosine"])
