@@ -29,7 +29,8 @@ umount2 166 swapon 167 swapoff 168 reboot 169 sethostname 170 setdomainname 171 
 create_module 174 init_module 175 delete_module 176 get_kernel_syms 177 query_module 178
 quotactl 179 nfsservctl 180 setxattr 188 lsetxattr 189 fsetxattr 190 removexattr 197
 lremovexattr 198 fremovexattr 199 tkill 200 sched_setaffinity 203 io_setup 206 io_destroy 207
-io_submit 209 lookup_dcookie 212 remap_file_pages 216 clock_settime 227 tgkill 234 utimes 235
+io_submit 209 lookup_dcookie 212 remap_file_pages 216 semtimedop 220
+clock_settime 227 tgkill 234 utimes 235
 mbind 237 set_mempolicy 238 mq_open 240 mq_unlink 241 kexec_load 246 add_key 248 request_key 249
 keyctl 250 ioprio_set 251 inotify_init 253 migrate_pages 256 open 2 openat 257 fchownat 260
 futimesat 261 fchmodat 268 unshare 272 move_pages 279 utimensat 280 inotify_init1 294
