@@ -160,7 +160,7 @@ def test_items_length_truth_and_words_are_asked_over_there() -> None:
 def test_an_answer_of_the_wrong_type_is_an_error_of_the_tests(use: str) -> None:
     def work(fd: int) -> None:
         peer = Peer(fd, CALLS)
-        peer.write(peer.value("ready"))
+        peer.write(peer.value(""))
         while True:
             match peer._message():
                 case ("ask", "look up" | "call", *_):
@@ -210,7 +210,7 @@ def test_the_program_cannot_look_up_names_of_the_tests() -> None:
 def test_a_program_that_has_gone_fails_tests_that_swallow_everything() -> None:
     def work(fd: int) -> None:
         peer = Peer(fd, CALLS)
-        peer.write(peer.value("ready"))
+        peer.write(peer.value(""))
         peer._message()
         peer.write(peer.value(len))
 
@@ -275,7 +275,7 @@ def test_a_call_of_what_was_never_handed_over_is_an_error_there(asked: tuple[Any
         with pytest.raises((IndexError, TypeError, ValueError)):
             peer.ask(*asked)
         told.append("refused")
-        peer.write(peer.value("ready"))
+        peer.write(peer.value(""))
 
     told: list[str] = []
     with other_side(work) as fd:
@@ -286,7 +286,7 @@ def test_a_call_of_what_was_never_handed_over_is_an_error_there(asked: tuple[Any
 def test_an_unknown_error_is_some_exception() -> None:
     def work(fd: int) -> None:
         peer = Peer(fd, CALLS)
-        peer.write(peer.value("ready"))
+        peer.write(peer.value(""))
         peer._message()
         data = encode(("error", "open", ("x",)), peer._keep)
         peer.write(data)

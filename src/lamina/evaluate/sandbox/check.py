@@ -67,6 +67,8 @@ def combine(tests: Verdict, program: Verdict) -> Verdict:
         detail = ""
         if program.reason == "sandbox":
             suspicious = (*suspicious, LINGERED)
+    elif kind == "ProgramFailed" and not program.passed:
+        reason, detail = program.reason, detail.removeprefix("ProgramFailed: ")
     elif kind in ("Gone", "ProgramFailed") or (not kind and reason == "timed out"):
         reason, detail = _of_program(program, reason, detail)
     elif kind == "AssertionError":
@@ -87,9 +89,7 @@ def _of_program(program: Verdict, reason: str, detail: str) -> tuple[str, str]:
     """Why tests could not go on: what became of the program, if it did not end by itself."""
     if program.passed:
         return ("tampered" if reason == "error" else reason), detail
-    # The first line is of the call that runs the program.
-    own = "line 1, in <module>\n"
-    return program.reason, program.detail.replace(own, "", program.detail.startswith(own))
+    return program.reason, program.detail
 
 
 def _outcome(output: str) -> tuple[str, str]:

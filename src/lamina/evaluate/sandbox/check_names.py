@@ -13,18 +13,27 @@ def free_names(tests: str) -> tuple[str, ...]:
     Raises:
         SyntaxError: the tests are no Python.
     """
-    table = symtable.symtable(tests, "<tests>", "exec")
+    scopes = list(_scopes(symtable.symtable(tests, "<tests>", "exec")))
+    used = {
+        symbol.get_name()
+        for scope in scopes
+        for symbol in scope.get_symbols()
+        if symbol.is_referenced() and _is_of_module(scope, symbol)
+    }
     defined = {
         symbol.get_name()
-        for symbol in table.get_symbols()
-        if symbol.is_assigned() or symbol.is_imported() or symbol.is_namespace()
+        for scope in scopes
+        for symbol in scope.get_symbols()
+        if (symbol.is_assigned() or symbol.is_imported()) and _is_of_module(scope, symbol)
     }
-    return tuple(sorted(set(_globals(table)) - defined - _BUILTINS))
+    return tuple(sorted(used - defined - _BUILTINS))
 
 
-def _globals(table: symtable.SymbolTable) -> Iterator[str]:
-    for symbol in table.get_symbols():
-        if symbol.is_referenced() and (table.get_type() == "module" or symbol.is_global()):
-            yield symbol.get_name()
+def _is_of_module(scope: symtable.SymbolTable, symbol: symtable.Symbol) -> bool:
+    return scope.get_type() == "module" or symbol.is_global()
+
+
+def _scopes(table: symtable.SymbolTable) -> Iterator[symtable.SymbolTable]:
+    yield table
     for child in table.get_children():
-        yield from _globals(child)
+        yield from _scopes(child)

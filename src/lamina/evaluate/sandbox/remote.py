@@ -239,3 +239,20 @@ def _error(name, args):
         return kind(*args)
     except Exception:
         return RuntimeError(f"{name}: {str(args)[:200]}")
+
+
+def told_of(error, name, text):
+    """Where in the text of this name an error came from, at most three lines, and the error."""
+    lines, places, trace = text.split("\n"), [], error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code.co_filename == name and trace.tb_lineno <= len(lines):
+            line = lines[trace.tb_lineno - 1].strip()[:300]
+            places.append(f"line {trace.tb_lineno}, in {trace.tb_frame.f_code.co_name}: {line}")
+        trace = trace.tb_next
+    if isinstance(error, SyntaxError) and error.filename == name:
+        places.append(f"line {error.lineno}")
+    try:
+        said = f"{type(error).__name__}: {error}".removesuffix(": ")[:2000]
+    except Exception:
+        said = type(error).__name__
+    return "\n".join([*places[-3:], said, *getattr(error, "__notes__", ())])

@@ -6,17 +6,17 @@ side believes only plain values. Self-contained with `codec` and `remote`.
 
 import contextlib
 
-from lamina.evaluate.sandbox.remote import DEEDS, Gone, Peer
+from lamina.evaluate.sandbox.remote import DEEDS, Gone, Peer, told_of
 
 
 def serve(fd, program):
-    """Run the text as a module, tell how that went, and answer until the other side closes."""
+    """Run the text as a module, say what went wrong, and answer until the other side closes."""
     peer = Peer(fd, DEEDS, names={})
     try:
         exec(compile(program, "<program>", "exec", dont_inherit=True), peer.names)
-        peer.write(peer.value("ready"))
+        peer.write(peer.value(""))
     except BaseException as error:
-        peer.write(peer.error(error))
+        peer.write(peer.value(told_of(error, "<program>", program)))
         raise
     with contextlib.suppress(Gone):
         peer.read()

@@ -7,7 +7,7 @@ import builtins
 import contextlib
 import sys
 
-from lamina.evaluate.sandbox.remote import CALLS, Gone, Peer
+from lamina.evaluate.sandbox.remote import CALLS, Gone, Peer, told_of
 
 
 class ProgramFailed(Exception):
@@ -20,12 +20,9 @@ def examine(fd, tests, names):
     Raises what a test raises, and `Gone` also where a test swallowed it.
     """
     peer = Peer(fd, CALLS)
-    try:
-        peer.read()
-    except Gone:
-        raise
-    except BaseException as error:
-        raise ProgramFailed(f"{type(error).__name__}: {error}") from None
+    began = peer.read()
+    if began != "":
+        raise ProgramFailed(str(began)[:4000])
     known = {"__builtins__": builtins}
     for name in names:
         with contextlib.suppress(NameError):
@@ -46,25 +43,6 @@ def report(fd, tests, names):
     try:
         examine(fd, tests, names)
     except BaseException as error:
-        told = type(error).__name__, f"{_place(error, tests)}{_said(error)}"
+        told = type(error).__name__, told_of(error, "<tests>", tests)
         sys.stdout.write(f"\n{told!a}\n")
         raise
-
-
-def _place(error, tests):
-    """The last line of the tests that the error came by."""
-    number, trace = 0, error.__traceback__
-    while trace is not None:
-        if trace.tb_frame.f_code.co_filename == "<tests>":
-            number = trace.tb_lineno
-        trace = trace.tb_next
-    lines = tests.splitlines()
-    return f"{lines[number - 1].strip()[:500]}\n" if 0 < number <= len(lines) else ""
-
-
-def _said(error):
-    try:
-        words = [f"{type(error).__name__}: {error}".removesuffix(": ")]
-    except Exception:
-        words = [type(error).__name__]
-    return "\n".join([*words, *getattr(error, "__notes__", ())])[:2000]

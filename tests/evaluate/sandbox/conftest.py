@@ -1,0 +1,175 @@
+"""A machine with canaries, and programs that try things on it."""
+
+import os
+import textwrap
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from lamina.evaluate.sandbox import Limits, Sandbox, Verdict
+
+CANARY = "canary-7f3a9c51e2"
+"""In the parent's environment, memory and files: never to be seen in a program's output."""
+LIMITS = Limits(
+    wall_seconds=2.0,
+    cpu_seconds=1,
+    memory_bytes=256 << 20,
+    file_bytes=1 << 20,
+    folder_bytes=2 << 20,
+    processes=16,
+    open_files=32,
+    output_bytes=64 << 10,
+)
+
+
+def descendants(pid: int) -> set[int]:
+    """All processes that came of this one, as the machine sees them."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text()
+            except OSError:
+                continue
+            parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
+    found, new = set(), {pid}
+    while new:
+        new = {child for child, parent in parents.items() if parent in new} - found
+        found |= new
+    return found
+
+
+def settled(pid: int, wanted: set[int]) -> set[int]:
+    """The descendants, once they are the wanted ones or five seconds have gone."""
+    waiting = threading.Event()
+    for _ in range(500):
+        seen = descendants(pid)
+        if seen == wanted:
+            break
+        waiting.wait(0.01)
+    return seen
+
+
+def state(folder: Path) -> list[tuple[str, int, int, int, bytes]]:
+    """All that could be changed in a folder."""
+    return [
+        (
+            path.relative_to(folder).as_posix(),
+            path.stat().st_mode,
+            path.stat().st_nlink,
+            path.stat().st_mtime_ns,
+            path.read_bytes() if path.is_file() else b"",
+        )
+        for path in sorted([folder, *folder.rglob("*")])
+    ]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A sandbox, and what is around it."""
+
+    sandbox: Sandbox
+    folder: Path
+    """Open to everybody; `secret` in it has the canary."""
+
+    def run(self, source: str, **known: object) -> Verdict:
+        """Run a program that knows some values of ours."""
+        lines = [f"{name} = {value!r}" for name, value in known.items()]
+        return self.sandbox.run("\n".join([*lines, textwrap.dedent(source)]))
+
+    def refused(self, *actions: str, **known: object) -> Verdict:
+        """A program tries each action; none may work, and it goes on after each."""
+        tried = [
+            f"try:\n{textwrap.indent(textwrap.dedent(action).strip(), '    ')}\n"
+            f"except BaseException as error:\n    print('no {number}:', type(error).__name__)\n"
+            f"else:\n    print('DID IT: {number}')\n"
+            for number, action in enumerate(actions)
+        ]
+        verdict = self.run("import os, sys\n" + "".join(tried), **known)
+        assert "DID IT" not in verdict.output, verdict.output
+        assert verdict.output.count("no ") == len(actions), verdict
+        assert verdict.passed, verdict
+        return verdict
+
+    @contextmanager
+    def briefly(self) -> Iterator[None]:
+        """With little wall time, for programs that do not end."""
+        before = self.sandbox.limits
+        self.sandbox.limits = replace(before, wall_seconds=0.8)
+        try:
+            yield
+        finally:
+            self.sandbox.limits = before
+
+    def fails(self, source: str, *reasons: str, **known: object) -> Verdict:
+        """A program that must not pass, for one of these reasons."""
+        verdict = self.run(source, **known)
+        assert not verdict.passed, verdict
+        assert verdict.reason in reasons, verdict
+        return verdict
+
+    def check_fails(self, program: str, *reasons: str) -> Verdict:
+        """A program that must not pass tests that it has no right answer to."""
+        tests = """
+            SECRET_OF_THE_TESTS = 8191
+
+            def check(candidate):
+                assert candidate(SECRET_OF_THE_TESTS) == SECRET_OF_THE_TESTS + 1
+                assert candidate(2) == 3
+
+            check(solve)
+        """
+        verdict = self.sandbox.check(textwrap.dedent(program), textwrap.dedent(tests), "solve")
+        assert not verdict.passed, verdict
+        assert verdict.reason in reasons, verdict
+        return verdict
+
+
+@pytest.fixture(scope="module", params=["all layers", "without namespaces"])
+def sandbox(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
+    without = [] if request.param == "all layers" else ["namespaces"]
+    with Sandbox(LIMITS, without=without) as made:
+        if not made.protection.enough:
+            pytest.skip(made.protection.line)
+        yield made
+
+
+@pytest.fixture
+def machine(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+    """Afterwards: no file changed, no process left, and the parent as it was."""
+    monkeypatch.setenv("LAMINA_SECRET", CANARY)
+    in_memory = bytearray(CANARY.encode())
+    folder = tmp_path / "open"
+    (folder / "inner").mkdir(parents=True)
+    for path in (tmp_path, folder, folder / "inner"):
+        path.chmod(0o777)
+    (folder / "secret").write_text(CANARY)
+    (folder / "secret").chmod(0o666)
+    before, pid = state(folder), sandbox._launcher._process.pid
+    family = settled(pid, descendants(pid))
+    ours = os.getpgid(0), os.getsid(0), Path.cwd(), os.umask(0o022)
+    os.umask(ours[3])
+    outputs: list[str] = []
+
+    def kept(run: Callable[..., Verdict]) -> Callable[..., Verdict]:
+        def called(*args: str) -> Verdict:
+            verdict = run(*args)
+            outputs.append(f"{verdict.output}{verdict.detail}{verdict.suspicious}")
+            return verdict
+
+        return called
+
+    monkeypatch.setattr(sandbox, "run", kept(sandbox.run))
+    monkeypatch.setattr(sandbox, "check", kept(sandbox.check))
+    yield Machine(sandbox, folder)
+    assert outputs, "nothing was tried"
+    assert not any(CANARY in output for output in outputs)
+    assert state(folder) == before
+    assert settled(pid, family) == family
+    assert ours[:3] == (os.getpgid(0), os.getsid(0), Path.cwd())
+    assert in_memory == CANARY.encode()
+    assert sandbox.run("answer = 42").passed, "the sandbox does not go on"
