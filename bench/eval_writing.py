@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -129,16 +130,45 @@ def in_a_process(side: str, model: str, rows: Path, batch: str, threads: int) ->
 # ---- told ---------------------------------------------------------------------------------------
 
 
-def line(who: str, cost: Cost) -> str:
-    return (
-        f"  {who:<20}{cost.cpu_seconds:8.2f} s CPU {cost.seconds:8.2f} s wall, peak "
-        f"{cost.peak_bytes / MB:6.0f} MB ({(cost.peak_bytes - cost.loaded_bytes) / MB:+.0f})"
-    )
+@dataclass(frozen=True, slots=True)
+class Measured:
+    task: str
+    ours: Cost
+    theirs: dict[str, Cost]
+    """By batch size."""
+
+    @property
+    def best(self) -> tuple[str, Cost]:
+        return min(self.theirs.items(), key=lambda pair: pair[1].cpu_seconds)
+
+    def differ(self, cost: Cost) -> int:
+        """Texts that are not ours."""
+        return sum(a != b for a, b in zip(self.ours.texts, cost.texts, strict=True))
+
+    def lines(self) -> list[str]:
+        told = [f"{self.task}: {len(self.ours.texts)} items, {self.ours.told}"]
+        for who, cost in (("lamina", self.ours), *self.theirs.items()):
+            title = who if who == "lamina" else f"harness, batch {who}"
+            more = cost.peak_bytes - cost.loaded_bytes
+            told.append(
+                f"  {title:<20}{cost.cpu_seconds:8.2f} s CPU {cost.seconds:8.2f} s wall, peak "
+                f"{cost.peak_bytes / MB:6.0f} MB ({more / MB:+.0f})"
+            )
+        apart = {batch: self.differ(cost) for batch, cost in self.theirs.items()}
+        return [*told, f"  texts that differ, by the harness's batch: {apart}"]
+
+    def targets(self) -> list[Target]:
+        batch, best = self.best
+        ratio = best.cpu_seconds / self.ours.cpu_seconds
+        fewest = min(self.differ(cost) for cost in self.theirs.values())
+        return [
+            Target(f"{self.task}: harness at batch {batch} / lamina", ratio, FASTER, at_least=True),
+            Target(f"{self.task}: texts that differ from its nearest batch", fewest, 0),
+        ]
 
 
-def measured(given: argparse.Namespace, folder: Path) -> list[Target]:
-    """Runs both sides, prints what they took, and gives the targets."""
-    model = given.model
+def measured(model: str, given: argparse.Namespace, folder: Path) -> Measured:
+    """Runs both sides; `given` is what `main` reads."""
     if given.task_length:
         model = str(shutil.copytree(model, folder / "model"))
         settings = json.loads((folder / "model" / SETTINGS).read_text())
@@ -147,26 +177,15 @@ def measured(given: argparse.Namespace, folder: Path) -> list[Target]:
     rows = folder / "rows.json"
     rows.write_text(json.dumps(prompts(given)))
     mine = in_a_process("ours", model, rows, str(given.batch_tokens), given.threads)
-    print(f"{given.task}: {len(mine.texts)} items, {mine.told}")
-    print(line("lamina", mine), flush=True)
-    found: dict[str, Cost] = {}
-    for batch in given.batches.split(","):
-        found[batch] = in_a_process("theirs", model, rows, batch, given.threads)
-        same = sum(a == b for a, b in zip(mine.texts, found[batch].texts, strict=True))
-        print(f"{line(f'harness, batch {batch}', found[batch])}, {same} texts the same", flush=True)
-    batch, best = min(found.items(), key=lambda pair: pair[1].cpu_seconds)
-    other = min(
-        sum(a != b for a, b in zip(mine.texts, cost.texts, strict=True)) for cost in found.values()
-    )
-    ratio = best.cpu_seconds / mine.cpu_seconds
-    return [
-        Target(f"{given.task}: harness at batch {batch} / lamina", ratio, FASTER, at_least=True),
-        Target(f"{given.task}: texts that differ from the nearest of its batches", other, 0),
-    ]
+    found = {
+        batch: in_a_process("theirs", model, rows, batch, given.threads)
+        for batch in given.batches.split(",")
+    }
+    return Measured(given.task, mine, found)
 
 
-def main() -> None:
-    """The command line."""
+def read_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments, from the command line or from another program."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("model", help="a model's folder")
     parser.add_argument("--data", type=Path, help="the shared data folder")
@@ -179,7 +198,12 @@ def main() -> None:
     parser.add_argument("--task-length", action="store_true", help="not the model's own")
     parser.add_argument("--json", type=Path, help="write all figures here")
     parser.add_argument("--side", nargs=4, help=argparse.SUPPRESS)
-    given = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    """The command line."""
+    given = read_arguments()
     if given.side:
         side, rows, out, batch = given.side
         cost = (ours if side == "ours" else theirs)(
@@ -188,12 +212,13 @@ def main() -> None:
         Path(out).write_text(json.dumps(asdict(cost)))
         return
     with tempfile.TemporaryDirectory(prefix="lamina-bench-") as folder:
-        lines = measured(given, Path(folder))
-    print("\n".join(one.line() for one in lines))
+        one = measured(given.model, given, Path(folder))
+    lines = one.targets()
+    print("\n".join([*one.lines(), *(line.line() for line in lines)]))
     if given.json:
-        told = [vars(one) | {"met": one.met} for one in lines]
+        told = [vars(line) | {"met": line.met} for line in lines]
         given.json.write_text(json.dumps({"targets": told}, indent=2) + "\n")
-    sys.exit(int(not all(one.met for one in lines)))
+    sys.exit(int(not all(line.met for line in lines)))
 
 
 if __name__ == "__main__":

@@ -141,6 +141,13 @@ def test_texts_do_not_depend_on_how_many_run_at_once(
     assert answers(llama, asked) == wanted
 
 
+def test_texts_grow_beyond_the_room_they_begin_with(llama: LanguageModel) -> None:
+    found = answers(llama, items(("x", "why?", "ab"), written=85))
+    assert max(raw["tokens"][0] for raw in found.values()) > 80
+    for number, prompt in enumerate(("x", "why?", "ab")):
+        assert found[f"q{number}"]["texts"] == [plainly(llama, prompt, written=85)]
+
+
 def test_a_text_stops_at_its_own_items_strings_and_length(llama: LanguageModel) -> None:
     free = {id_: raw["texts"][0] for id_, raw in answers(llama, items()).items()}
     asked = [

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lamina.evaluate.encode import start_of
 from lamina.evaluate.models import LanguageModel, quiet
 from lamina.evaluate.nouns import WriteItem
 
@@ -36,8 +37,13 @@ class Prompt:
 
 
 def encode_prompts(model: LanguageModel, items: Sequence[WriteItem]) -> list[Prompt]:
-    """The items' prompts, in their order."""
-    return [_encode(model, item, number) for number, item in enumerate(items)]
+    """The items' prompts, in their order.
+
+    Raises:
+        CheckpointError: an empty prompt, and a tokenizer without a token to start from.
+    """
+    with quiet():  # of prompts that are longer than the model reads it is told by us
+        return [_encode(model, item, number) for number, item in enumerate(items)]
 
 
 def _encode(model: LanguageModel, item: WriteItem, number: int) -> Prompt:
@@ -45,11 +51,8 @@ def _encode(model: LanguageModel, item: WriteItem, number: int) -> Prompt:
     if bos is not None and item.prompt.startswith(str(bos)):
         tokens = model.tokenizer.encode(item.prompt, add_special_tokens=False)
     else:
-        with quiet():  # of a prompt longer than the model reads it is told by us
-            tokens = model.tokenizer.encode(item.prompt)
-    if not tokens:
-        assert model.start is not None, "a tokenizer without BOS and EOS"
-        tokens = [model.start]
+        tokens = model.tokenizer.encode(item.prompt)
+    tokens = tokens or [start_of(model)]
     own = model.network.generation_config.max_new_tokens
     kept, max_tokens = _room(len(tokens), item.max_tokens, model.max_length, own)
     return Prompt(
