@@ -16,6 +16,7 @@ import pytest
 
 from lamina.core.errors import DataError
 from lamina.evaluate.choose import answer_choices, plan_choices
+from lamina.evaluate.encode import start_of
 from lamina.evaluate.models import LanguageModel, find_model, load_model
 from lamina.evaluate.nouns import ChoiceItem, Pair, TextItem
 from lamina.evaluate.rolling import answer_texts, plan_texts
@@ -53,7 +54,7 @@ TEXTS = ("A lamp.", "The lamp was lit; the dogs' owner went to the mat. " * 40, 
 
 
 def _items(model: LanguageModel) -> list[ChoiceItem]:
-    start = str(model.tokenizer.decode(model.start))
+    start = str(model.tokenizer.decode(start_of(model)))
     rows = [
         *([(question, f" {letter}") for letter in "ABCD"] for question in LAMPS),
         [(SWAG, ending) for ending in ENDS],
@@ -118,7 +119,7 @@ def harness(model: LanguageModel) -> Any:
     )
 
 
-def _instances(kind: str, strings: Sequence[tuple[str, ...]]) -> list[Any]:
+def _instances(kind: Any, strings: Sequence[tuple[str, ...]]) -> list[Any]:
     from lm_eval.api.instance import Instance
 
     return [Instance(kind, {}, some, number) for number, some in enumerate(strings)]

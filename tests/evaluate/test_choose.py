@@ -75,7 +75,7 @@ def test_what_the_model_would_say_is_greedy(model: LanguageModel) -> None:
     tokens = model.tokenizer.encode("the cat")
     with torch.no_grad():
         best = int(network(input_ids=torch.tensor([tokens])).logits[0, -1].argmax())
-    said = model.tokenizer.decode(best)
+    said = str(model.tokenizer.decode(best))
     item = _item("x", "the cat", said, "zz")
     if model.tokenizer.encode(f"the cat{said}") == [*tokens, best]:
         assert _answers(model, (item,), 100)["x"]["greedy"] == [True, False]

@@ -21,8 +21,10 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from lamina.core.errors import LayerError
 from lamina.engine.fast import NotHere
 from lamina.engine.heads import OutputHead, capture, core_model, nothing, takes_positions
+from lamina.engine.prefix import blocks_of
 from lamina.evaluate.models import LanguageModel
 from lamina.evaluate.outputs import Asked, Score, scores
 from lamina.evaluate.stems import Stem, Tokens, stem_of
@@ -113,6 +115,9 @@ class SharedWay:
     """How a model can be read so."""
 
     head: OutputHead
+    last: Any
+    """The feed-forward module of the last block, where it has one: nothing after it mixes tokens,
+    so it need not be run where no output is asked for. None: it is run everywhere."""
     limit: int
     """Longer inputs are read the plain way: a window of attention would cut them."""
 
@@ -125,7 +130,7 @@ def read_prefix(model: LanguageModel, way: SharedWay, prefix: Tokens) -> Kept:
     if not prefix:
         return []
     layout = Layout([Stem(0, prefix, ())], [None], keeps=True)
-    _run(model, way, layout)
+    _run(model, way, layout, ())
     return layout.kept
 
 
@@ -154,7 +159,7 @@ def shared_scores(
         stems.append(stem)
         offset += len(stem.tokens)
     masks = [_mask(stem, model.device) for stem in stems]
-    hidden_TH = _run(model, way, Layout(stems, masks, kept or []))
+    hidden_TH = _run(model, way, Layout(stems, masks, kept or []), asked.places)
     return scores(
         asked,
         owner,
@@ -164,12 +169,16 @@ def shared_scores(
     )
 
 
-def _run(model: LanguageModel, way: SharedWay, layout: Layout) -> torch.Tensor:
-    """The hidden states [T, H] that the output embedding would be given."""
+def _run(
+    model: LanguageModel, way: SharedWay, layout: Layout, needed: Sequence[int]
+) -> torch.Tensor:
+    """The hidden states [T, H] that the output embedding would be given, right where `needed`."""
     ids = [token for stem in layout.stems for token in stem.tokens]
     positions = [place for stem in layout.stems for place in stem.positions]
     network: Any = model.network
-    with capture(way.head.module, keep=nothing) as seen:
+    place_P = torch.tensor(sorted(set(needed)), dtype=torch.long, device=model.device)
+    narrow = _only(way.last, place_P) if 2 * len(place_P) <= len(ids) else contextlib.nullcontext()
+    with capture(way.head.module, keep=nothing) as seen, narrow:
         network(
             input_ids=torch.tensor([ids], device=model.device),
             position_ids=torch.tensor([positions], device=model.device),
@@ -215,9 +224,40 @@ def find_shared(model: LanguageModel, head: OutputHead) -> SharedWay | None:
     if rope.get("rope_type") in _BY_LENGTH:
         return None
     limits = [config[name] for name in _LIMITS if isinstance(config.get(name), int)]
-    way = SharedWay(head, min([model.max_length, *limits]))
+    limit = min([model.max_length, *limits])
     _register()
-    return way if _agrees(model, way) else None
+    ways = (SharedWay(head, last, limit) for last in {_last_feed_forward(core): 0, None: 0})
+    return next((way for way in ways if _agrees(model, way)), None)
+
+
+def _last_feed_forward(core: Any) -> Any:
+    """The module `mlp` of the last block; None where there is none of that name."""
+    try:
+        block = blocks_of(core)[-1]
+    except LayerError:
+        return None
+    return dict(block.named_children()).get("mlp")
+
+
+@contextlib.contextmanager
+def _only(module: Any, place_P: torch.Tensor) -> Iterator[None]:
+    """While this holds the module runs at these places of a row, and gives zeros elsewhere."""
+    if module is None:
+        yield
+        return
+    own = module.forward
+
+    def forward(hidden_1TH: torch.Tensor) -> torch.Tensor:
+        out = torch.zeros_like(hidden_1TH)
+        if len(place_P):
+            out[:, place_P] = own(hidden_1TH[:, place_P])
+        return out
+
+    module.__dict__["forward"] = forward
+    try:
+        yield
+    finally:
+        module.__dict__.pop("forward")
 
 
 def _agrees(model: LanguageModel, way: SharedWay) -> bool:
@@ -239,12 +279,20 @@ def _agrees(model: LanguageModel, way: SharedWay) -> bool:
             with attending_by_stem(model):
                 kept = read_prefix(model, way, prefix)
                 layout = Layout(stems, [_mask(stem, model.device) for stem in stems], kept)
-                hidden_TH = _run(model, way, layout)
-            shared = [way.head(hidden_TH[torch.tensor(one, device=model.device)]) for one in places]
+                every = [place for one in places for place in one]
+                whole_TH = _run(model, way, layout, every)
+                layout.layer = 0
+                last = [one[-1] for one in places]
+                some_TH = _run(model, way, layout, last)
+            ends = torch.stack([logits[-1] for logits in alone])
+            gap = max(
+                _distance(way.head(whole_TH[torch.tensor(every)]), torch.cat(alone)),
+                _distance(way.head(some_TH[torch.tensor(last)]), ends),
+            )
     except (NotHere, TypeError, ValueError, KeyError, RuntimeError):
         # A forward pass of its own kind; the plain way says what is wrong, if anything is.
         return False
-    return _distance(torch.cat(shared), torch.cat(alone)) <= _APART[hidden_TH.dtype]
+    return gap <= _APART[whole_TH.dtype]
 
 
 def _alone(model: LanguageModel, windows: Sequence[Window], begin: int) -> list[torch.Tensor]:
