@@ -437,7 +437,13 @@ def layers_of(
     }
 
 
-def run_forgetting(data: Path, out: Path, seeds: Sequence[int], results: Results) -> None:
+def run_forgetting(
+    data: Path,
+    out: Path,
+    seeds: Sequence[int],
+    results: Results,
+    methods: Sequence[str] = METHODS,
+) -> None:
     """Every method and control at the same forgetting, seed by seed."""
     texts = rows_of(data)
     for seed in seeds:
@@ -452,7 +458,7 @@ def run_forgetting(data: Path, out: Path, seeds: Sequence[int], results: Results
             )  # fmt: skip
         before = losses(knowing, texts["forgetting validation"])
         levels = {name: mean_loss(before, name) for name in before}
-        for method in METHODS:
+        for method in methods:
             forget(method, home, levels, texts, out / "forgetful", seed, results)
 
 
@@ -582,6 +588,8 @@ def main() -> None:
         verb.add_argument("--data", type=Path, required=True, help="folder of the source files")
         verb.add_argument("--out", type=Path, required=True, help="folder for models and merges")
         verb.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+        if name == "forgetting":
+            verb.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
         verb.add_argument("--results", type=Path, default=lata_tables.RESULTS)
     given = parser.parse_args()
     if given.verb == "tables":
@@ -591,8 +599,12 @@ def main() -> None:
     if given.verb == "experts":
         train_experts(given.data, given.out, given.seeds)
         return
-    runs = {"learning": run_learning, "forgetting": run_forgetting, "answers": run_answers}
-    runs[given.verb](given.data, given.out, given.seeds, Results(given.results))
+    results = Results(given.results)
+    if given.verb == "forgetting":
+        run_forgetting(given.data, given.out, given.seeds, results, given.methods)
+        return
+    runs = {"learning": run_learning, "answers": run_answers}
+    runs[given.verb](given.data, given.out, given.seeds, results)
 
 
 if __name__ == "__main__":

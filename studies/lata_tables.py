@@ -272,6 +272,12 @@ def choices_table(lines: Sequence[Mapping[str, Any]]) -> str:
     return table(header, rows)
 
 
+def step_length(of: Mapping[str, Sequence[float]]) -> float:
+    """What the coefficients leave of the length of an expert's step."""
+    pairs = zip(of["coefficient"], of["squares"], strict=True)
+    return math.sqrt(math.fsum(c * c * square for c, square in pairs) / math.fsum(of["squares"]))
+
+
 def layers_table(lines: Sequence[Mapping[str, Any]]) -> str:
     """The ranking of each expert: the block most like the instruction vector first."""
     rows = []
@@ -281,8 +287,10 @@ def layers_table(lines: Sequence[Mapping[str, Any]]) -> str:
                 order = sorted(range(len(of["cosine"])), key=lambda block: -of["cosine"][block])
                 low, high = min(of["cosine"]), max(of["cosine"])
                 cells = [str(one["seed"]), " ".join(map(str, order)), f"{low:.3f} to {high:.3f}"]
-                rows.append([expert, *cells])
+                rows.append([expert, *cells, f"{step_length(of):.3f}"])
+    even = math.sqrt(statistics.fmean((place / 8) ** 2 for place in range(1, 9)))
     header = ["expert", "seed", "blocks, the one most like it first", "cosines"]
+    header.append(f"length that `linear_drop` leaves ({even:.3f} of blocks alike)")
     return table(header, sorted(rows))
 
 
