@@ -285,7 +285,8 @@ def test_an_ordinary_user_is_held_too(tmp_path):
         if shutil.which("setpriv") is None:
             pytest.skip("setpriv is not installed")
         words = ["setpriv", "--reuid", "54321", "--regid", "54321", "--clear-groups"]
-        trial = [*words, python, "-S", "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]
+        fits = "sys.version_info >= (3, 11) and os.access(sys.executable, os.X_OK)"
+        trial = [*words, python, "-S", "-c", f"import os, sys; sys.exit(not ({fits}))"]
         if subprocess.run(trial, capture_output=True).returncode:
             python = shutil.which("python3", path="/usr/bin") or ""
             trial[trial.index(sys._base_executable)] = python

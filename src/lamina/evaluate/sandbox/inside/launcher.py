@@ -1,5 +1,6 @@
 """The launcher: finds out what holds, enters namespaces, then forks a supervisor per program."""
 
+import gc
 import json
 import os
 import signal
@@ -38,27 +39,44 @@ def main(descriptor: int, told: str) -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     host.sendall(json.dumps(describe(plan)).encode() + b"\n")
+    gc.collect()
+    gc.freeze()
+    gc.disable()  # what is not touched after a fork is not copied
     _serve(plan, host)
 
 
 def _serve(plan: Plan, host: socket.socket) -> None:
-    number = 0
+    """Keep one supervisor waiting: it takes the next request from the socket and says so."""
+    number, (taken, take) = 0, os.pipe()
     while True:
-        data, ends, _, _ = socket.recv_fds(host, 1, 2)
-        if not data:
-            return
         number += 1
         if os.fork() == 0:
-            host.close()
-            _answer(plan, number, [moved_up(end) for end in ends])
-        for end in ends:
-            os.close(end)
+            _await(plan, number, host, take)
+        if os.read(taken, 1) == b"e":  # the socket was closed
+            return
 
 
-def _answer(plan: Plan, number: int, ends: list[int]) -> None:
-    """In a child: one request from its socket, one answer. A second end is the program's own."""
+def _await(plan: Plan, number: int, host: socket.socket, take: int) -> None:
+    """In a child: prepare what no request is needed for, then wait for one and answer it."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     prctl(PR_SET_PDEATHSIG, 9)
+    first = supervise.first_process(plan)
+    try:
+        data, ends, _, _ = socket.recv_fds(host, 1, 2)
+    except OSError:
+        data, ends = b"", []
+    os.write(take, b"t" if data else b"e")
+    os.close(take)
+    host.close()
+    if data:
+        _answer(plan, number, first, [moved_up(end) for end in ends])
+    elif first is not None:
+        os.kill(first, signal.SIGKILL)
+    os._exit(0)
+
+
+def _answer(plan: Plan, number: int, first: int | None, ends: list[int]) -> None:
+    """One request from its socket, one answer. A second end is the program's own."""
     asked = socket.socket(fileno=ends[0])
     place = ""
     try:
@@ -76,15 +94,15 @@ def _answer(plan: Plan, number: int, ends: list[int]) -> None:
             folder=place or root.FOLDER,
             link=ends[1] if len(ends) > 1 else None,
         )
-        answer = supervise.run(plan, request, number, asked.fileno())
+        answer = supervise.run(plan, request, number, asked.fileno(), first)
     except Exception as error:
         answer = {"failed": f"{type(error).__name__}: {error}"}
     try:
         if place:
             folder.remove(place)
         asked.sendall(json.dumps(answer).encode())
-    finally:
-        os._exit(0)
+    except OSError:
+        pass  # nobody waits for it any more; what is left is removed with the sandbox's folder
 
 
 def _encoded(source: str) -> bytes:

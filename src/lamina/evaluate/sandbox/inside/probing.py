@@ -79,6 +79,9 @@ def _has_seccomp(plan: Plan, off: bool) -> bool:
 
     problem = "switched off" if off else "" if CALLS else "no table of system calls"
     problem = problem or works(filtered)
+    if not problem:
+        for real_files in (False, True):  # made here once, kept by all children
+            seccomp.build(pid=1, exec_address=1, real_files=real_files)
     plan.missing += [f"seccomp: {problem}"] if problem else []
     return not problem
 

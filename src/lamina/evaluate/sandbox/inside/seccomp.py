@@ -6,6 +6,7 @@ x32) ends the process.
 """
 
 import ctypes
+import functools
 import struct
 
 from .system import CALLS, CLONE_THREAD, HIGHEST, MACHINE, call
@@ -80,18 +81,31 @@ def _no_truncating_reads(index: int) -> list[bytes]:
     ]
 
 
-def build(*, pid: int, exec_address: int | None, real_files: bool) -> bytes:
+def build(*, pid: int, exec_address: int, real_files: bool) -> bytes:
     """The filter: `pid` may signal itself only and run the file named at `exec_address` only.
 
-    The name's address is drawn at random for every program and is no memory of the new
-    process, so that after the one start there is no second. None (in tests): any.
+    The name's address is drawn at random for every program and is no memory of the new process, so
+    that after the one start there is no second.
     """
-    own = (0, False, pid)
+    own = _only((0, False, pid))
+    address = _only((0, False, exec_address & 0xFFFFFFFF), (0, True, exec_address >> 32))
+    special = {"kill": own, "tgkill": own, "execve": address}
+    return _HEAD + _steps(special) + _same_for_all(real_files)
+
+
+def _steps(bodies: dict[str, list[bytes]]) -> bytes:
+    """A test of the call's number before each body; calls this machine has not are left out."""
+    known = {CALLS[name]: body for name, body in bodies.items() if name in CALLS}
+    return b"".join(
+        _step(_EQUAL, number, 0, len(body)) + b"".join(body) for number, body in known.items()
+    )
+
+
+@functools.cache
+def _same_for_all(real_files: bool) -> bytes:
     special = {
         "clone": [_argument(0), _step(_ANY_BIT, CLONE_THREAD, 1, 0), _REFUSE, _ACCEPT],
         "clone3": [_step(_RETURN, _ERROR | _ENOSYS)],
-        "kill": _only(own),
-        "tgkill": _only(own),
         "prlimit64": _only((0, False, 0), (2, False, 0), (2, True, 0)),
         "socketpair": [
             *_only((0, False, 1))[:-1],
@@ -104,23 +118,26 @@ def build(*, pid: int, exec_address: int | None, real_files: bool) -> bytes:
         "fcntl": _is_any(1, _SIGNALS_BY_FILE),
         "ioctl": _is_any(1, _IOCTLS),
     }
-    if exec_address is not None:
-        low, high = exec_address & 0xFFFFFFFF, exec_address >> 32
-        special["execve"] = _only((0, False, low), (0, True, high))
     if real_files:
         special |= {"open": _no_truncating_reads(1), "openat": _no_truncating_reads(2)}
         special["openat2"] = [_step(_RETURN, _ERROR | _ENOSYS)]
-    names = REFUSED + (CHANGES if real_files else [])
-    special |= {name: [_REFUSE] for name in names}
+    special |= {name: [_REFUSE] for name in REFUSED + (CHANGES if real_files else [])}
+    last = [_step(_GREATER, HIGHEST, 0, 1), _step(_RETURN, _ERROR | _ENOSYS), _ACCEPT]
+    return _steps(special) + b"".join(last)
+
+
+def _head() -> bytes:
+    """Another machine's call ends the process, x32 on x86_64 too; then the number is loaded."""
+    if MACHINE not in _AUDIT:
+        return b""
     steps = [_step(_LOAD, 4), _step(_EQUAL, _AUDIT[MACHINE], 1, 0), _step(_RETURN, _KILL)]
     steps.append(_step(_LOAD, 0))
     if MACHINE == "x86_64":
         steps += [_step(_ANY_BIT, 0x40000000, 0, 1), _step(_RETURN, _KILL)]
-    for name, body in special.items():
-        if name in CALLS:
-            steps += [_step(_EQUAL, CALLS[name], 0, len(body)), *body]
-    steps += [_step(_GREATER, HIGHEST, 0, 1), _step(_RETURN, _ERROR | _ENOSYS), _ACCEPT]
     return b"".join(steps)
+
+
+_HEAD = _head()
 
 
 def install(program: bytes) -> None:

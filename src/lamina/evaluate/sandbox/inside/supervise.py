@@ -20,18 +20,23 @@ from .system import CLONE_NEWPID, PR_SET_PDEATHSIG, call, close_from, moved_up, 
 _CONTROL_BYTES = 1 << 20
 
 
-def run(plan: Plan, request: Request, number: int, asked: int) -> dict:
+def first_process(plan: Plan) -> int | None:
+    """Make the pid namespace that our next child is in; its first process, to be killed last."""
+    if not plan.namespaces:
+        return None
+    call("unshare", CLONE_NEWPID)
+    first = os.fork()
+    if first == 0:
+        _wait_for_ever()
+    return first
+
+
+def run(plan: Plan, request: Request, number: int, asked: int, first: int | None) -> dict:
     """Run one program; `asked` is the socket of who asked, whose end ends the program."""
     word = secrets.token_hex(32).encode()
     pipes = [os.pipe() for _ in range(3)]
     inlet, output, control = pipes
     began = time.monotonic()
-    first = None
-    if plan.namespaces:
-        call("unshare", CLONE_NEWPID)
-        first = os.fork()
-        if first == 0:
-            _wait_for_ever()
     child = os.fork()
     if child == 0:
         _become(plan, request, number, (inlet[0], output[1], control[1]))
