@@ -280,3 +280,9 @@ def test_a_value_with_a_byte_changed_is_a_plain_value_or_refused(
         decode(bytes(whole), lambda whose, number, kind: None)
     except Malformed:
         return
+
+
+@pytest.mark.parametrize("tag", [b"L", b"U", b"M", b"E", b"Z"])
+def test_more_items_than_bytes_are_refused_before_any_is_read(tag: bytes) -> None:
+    with pytest.raises(Malformed, match="more items than bytes"):
+        decode(tag + b"\xff\xff\xff\x7f" + b"N" * 100, fetched)

@@ -308,3 +308,29 @@ def test_too_large_an_answer_is_an_error_and_the_program_lives_on() -> None:
 
 def test_remote_things_have_no_attributes_of_ours() -> None:
     assert Remote.__slots__ == ("_kind", "_number", "_peer")
+
+
+def test_after_a_broken_answer_nothing_more_is_asked() -> None:
+    def work(fd: int) -> None:
+        peer = Peer(fd, CALLS)
+        peer.write(peer.value(""))
+        peer._message()
+        peer.write(peer.value(len))
+        peer._message()
+        os.write(fd, b"\x01\0\0\0?")
+        rest.append(os.read(fd, 100))
+
+    rest: list[bytes] = []
+    swallowing = "for _ in range(3):\n    try: f([])\n    except BaseException: pass"
+    with other_side(work) as fd, pytest.raises(Gone, match="no value begins"):
+        examine(fd, swallowing, ("f",))
+    assert rest == [b""]
+
+
+def test_a_message_that_is_too_long_is_not_waited_for() -> None:
+    def work(fd: int) -> None:
+        os.write(fd, (MAX_BYTES + 1).to_bytes(4, "little"))
+        os.read(fd, 1)
+
+    with other_side(work) as fd, pytest.raises(Gone, match=f"a message of {MAX_BYTES + 1} bytes"):
+        examine(fd, "pass", ())
