@@ -231,6 +231,11 @@ def test_what_a_solution_may_need_works(boxes):
     assert (verdict.output, verdict.suspicious) == ("é\n", ())
 
 
+@pytest.mark.parametrize("module", ["importlib.util", "zipimport", "runpy", "unittest", "this"])
+def test_the_librarys_own_code_is_loaded_frozen_or_not(boxes, module):
+    assert boxes("all").run(f"import {module}").passed
+
+
 def test_programs_run_side_by_side_with_verdicts_of_their_own(boxes):
     box = boxes("all")
     with ThreadPoolExecutor(4) as pool:

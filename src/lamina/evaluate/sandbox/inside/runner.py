@@ -7,6 +7,7 @@ everything else that walks objects are refused by an audit hook made of C functi
 frame of a hook can be caught by a signal or in a traceback.
 """
 
+import _imp
 import gc
 import marshal
 import posix
@@ -57,7 +58,7 @@ def _guard():
     return table.get
 
 
-def _guard_code(roots, known, frame_of, note, leave):
+def _guard_code(roots, known, frozen, frame_of, note, leave):
     """A second hook: code comes from texts and from the library's own files, from nowhere else.
 
     Bytecode that no compiler made reads memory as it likes, and so do extension modules. A frame
@@ -77,9 +78,16 @@ def _guard_code(roots, known, frame_of, note, leave):
         with FileIO(path) as file:
             return file.readall()[16:] == bytes(data)
 
+    names_of, found = frozen
+
+    def is_frozen_code(data):
+        """Whether the interpreter itself holds these bytes; from 3.13 on it reads them so."""
+        held = (found(name, withdata=True) for name in names_of())
+        return any(one is not None and one[0] == data for one in held)
+
     def hook(event, args):
         if event == "marshal.loads":
-            if not is_library_code(frame_of(1), args[0]):
+            if not is_library_code(frame_of(1), args[0]) and not is_frozen_code(args[0]):
                 note(4, b"\nrefused marshal.loads\n")
                 leave(122)
         elif event == "import" and args[1] is not None and not is_ours(args[1]):
@@ -158,11 +166,13 @@ def _main():
     external = sys.modules["_frozen_importlib_external"]
     known = external._compile_bytecode.__code__
     roots = tuple(path + "/" for path in sys.path if path.startswith("/"))
-    sys.addaudithook(_guard_code(roots, known, sys._getframe, posix.write, posix._exit))
+    names = _imp._frozen_module_names  # pyrefly: ignore - not in its stubs
+    frozen = (names, _imp.find_frozen)
+    sys.addaudithook(_guard_code(roots, known, frozen, sys._getframe, posix.write, posix._exit))
     sys.addaudithook(_guard())
     gc.freeze()
     namespace = main.__dict__
-    del main, source, before, external, known, roots
+    del main, source, before, external, known, roots, names, frozen
     try:
         any(
             map(
