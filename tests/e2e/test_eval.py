@@ -286,3 +286,99 @@ def test_any_other_task_goes_to_the_harness(lamina: Lamina, tmp_path: Path) -> N
     assert told.code == 0, told.err
     assert json.loads(out.read_text())["harness"]["instruct"]["wet"]["acc"]["value"] in (0, 0.5, 1)
     assert "wet" in told.out
+
+
+def test_answers_of_a_model_whose_small_files_changed_are_not_taken_over(
+    lamina: Lamina, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lamina.jobs.evaluate_journal import Journal
+
+    model = tmp_path / "model"
+    shutil.copytree(kit.INSTRUCT, model)
+    line = ("eval", model, "--tasks", "gsm8k", "--few-shot", 0, "--data", data, "--limit", 1)
+    added = Journal.add
+    fresh: list[str] = []
+
+    def stop(self: Journal, portion: str, raws: Any) -> None:
+        fresh.append(portion)
+        added(self, portion, raws)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Journal, "add", stop)
+    out = tmp_path / "eval.json"
+    assert lamina(*line, "--out", out).code == 130
+    config = json.loads((model / "generation_config.json").read_text())
+    (model / "generation_config.json").write_text(json.dumps({**config, "eos_token_id": 5}))
+    assert lamina(*line, "--out", out).code == 130
+    assert fresh == ["0", "0"], "answers of other settings for generation were taken"
+    assert lamina(*line, "--out", out).code == 0
+    assert fresh == ["0", "0"]
+
+
+def test_two_runs_do_not_write_one_result_at_once(
+    lamina: Lamina, data: Path, tmp_path: Path
+) -> None:
+    from lamina.weights.writer import locked
+
+    out = tmp_path / "eval.json"
+    line = ("eval", kit.BASE, "--tasks", "arc_easy", "--data", data, "--limit", 1, "--out", out)
+    with locked(out):
+        told = lamina(*line)
+    assert told.code == 2
+    assert "another lamina is writing" in told.err
+    assert lamina(*line).code == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "eval.html", "eval.json", "eval.samples.jsonl.gz",
+    ]  # fmt: skip
+
+
+def test_the_reference_may_be_written_otherwise_than_the_model(
+    lamina: Lamina, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "eval.json"
+    line = ("--tasks", "arc_easy", "--data", data, "--limit", 2, "--out", out)
+    other = kit.BASE.parent / "instruct" / ".." / "base"
+    told = lamina("eval", kit.INSTRUCT, kit.BASE, "--reference", other, *line)
+    assert told.code == 0, told.err
+    result = json.loads(out.read_text())
+    assert result["order"] == ["instruct", "base"]
+    assert result["settings"]["reference"] == "base"
+    link = tmp_path / "link"
+    link.symlink_to(kit.BASE)
+    told = lamina("eval", kit.BASE, link, *line)
+    assert told.code == 2
+    assert "are the same folder" in told.err
+
+
+def test_what_speaks_against_a_comparison_is_told_before_a_model_is_loaded(
+    lamina: Lamina, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier = tmp_path / "earlier.json"
+    line = ("eval", kit.INSTRUCT, "--tasks", "gsm8k", "--few-shot", 0, "--data", data)
+    assert lamina(*line, "--limit", 1, "--out", earlier).code == 0
+    monkeypatch.setattr("lamina.evaluate.models.load_model", lambda *a, **k: pytest.fail("loaded"))
+    against = ("--limit", 1, "--out", tmp_path / "now.json", "--compare", earlier)
+    for flags, words in (
+        (("--chat",), "chat off in earlier.json, on in now.json"),
+        (("--temperature", 0.5), "temperature none in earlier.json, 0.5 in now.json"),
+        (("--max-length", 4096), "made for 1024 positions"),
+    ):
+        told = lamina(*line, *against, *flags)
+        assert told.code == 2
+        assert words in told.err
+    earlier.with_name("earlier.samples.jsonl.gz").unlink()
+    told = lamina(*line, *against)
+    assert told.code == 2
+    assert "earlier.samples.jsonl.gz is missing" in told.err
+
+
+def test_a_chat_template_that_fails_is_one_clear_error(
+    lamina: Lamina, data: Path, tmp_path: Path
+) -> None:
+    for number, template in enumerate(("{% if %}", "{{ messages + 1 }}")):
+        model = tmp_path / f"model{number}"
+        shutil.copytree(kit.INSTRUCT, model)
+        (model / "chat_template.jinja").write_text(template)
+        told = lamina("eval", model, "--tasks", "arc_easy", "--data", data, "--chat")
+        assert told.code == 2, template
+        assert f"the chat template of model{number} fails" in told.err

@@ -283,6 +283,19 @@ def test_runs_over_other_items_are_refused_in_one_message(tmp_path: Path) -> Non
     assert "quiz: chat off in before.json, on in after.json" in told
 
 
+def test_a_limit_that_took_all_items_is_the_same_as_none(tmp_path: Path) -> None:
+    first = write_result(tmp_path / "before.json", {"a": (0, 1)})
+    entry = entry_of(2, limit=2)
+    second = write_result(tmp_path / "after.json", {"b": (1, 1)}, tasks={"quiz": entry})
+    assert compare_results([first, second])["comparisons"][0]["better"] == 1
+
+
+def test_one_file_by_two_paths_is_named_twice(tmp_path: Path) -> None:
+    path = write_result(tmp_path / "one.json", {"a": (0, 1), "b": (1, 1)})
+    with pytest.raises(DataError, match="Named twice"):
+        compare_results([path, tmp_path / "x" / ".." / "one.json"])
+
+
 def test_as_many_but_other_items_are_refused(tmp_path: Path) -> None:
     first = write_result(tmp_path / "before.json", {"a": (0, 1)})
     entry = entry_of(2, fingerprint="other")

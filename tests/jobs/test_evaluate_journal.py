@@ -65,3 +65,15 @@ def test_a_finished_result_leaves_no_journal(tmp_path: Path) -> None:
     forget_partial(out)
     forget_partial(out)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_line_that_a_disk_damaged_is_left_out_with_those_behind_it(tmp_path: Path) -> None:
+    for portion in "012":
+        Journal(tmp_path, KEY).add(portion, RAW)
+    (file,) = tmp_path.iterdir()
+    lines = file.read_bytes().split(b"\n")
+    for damage in (b"\0" * len(lines[2]), b"[]", b'{"portion": "1"}', b"\xff"):
+        file.write_bytes(b"\n".join([*lines[:2], damage, *lines[3:]]))
+        assert set(Journal(tmp_path, KEY).done) == {"0"}, damage
+        Journal(tmp_path, KEY).add("2", RAW)
+        assert set(Journal(tmp_path, KEY).done) == {"0", "2"}, damage

@@ -22,6 +22,7 @@ from lamina.weights.adapter import is_adapter
 from lamina.weights.checkpoint import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
+    file_identities,
     open_checkpoint,
     read_json_object,
     sample_file,
@@ -32,6 +33,10 @@ from lamina.weights.locate import locate
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+_SMALL = (".json", ".jinja", ".model", ".txt")
+"""Endings of a model's files besides its weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +100,24 @@ def fingerprint(source: Source) -> str:
     digest = hashlib.blake2b((source.adapter / ADAPTER_CONFIG).read_bytes(), digest_size=16)
     sample_file(read_header(source.adapter / ADAPTER_WEIGHTS), digest)
     return f"{base}+{digest.hexdigest()}"
+
+
+def identity(source: Source) -> str:
+    """What a cache of a model's answers must look at: which very files hold its weights, and all
+    that its small files say (settings, also for generation; tokenizer; chat template)."""
+    told = open_checkpoint(source.folder).identity
+    folders = [source.folder]
+    if source.adapter is not None:
+        told += f"+{file_identities([read_header(source.adapter / ADAPTER_WEIGHTS)])}"
+        folders.append(source.adapter)
+    digest = hashlib.blake2b(digest_size=16)
+    for folder in folders:
+        for file in sorted(folder.iterdir()):
+            if file.suffix in _SMALL and file.is_file():
+                content = hashlib.blake2b(file.read_bytes(), digest_size=16).hexdigest()
+                digest.update(f"{file.name}\0{content}\0".encode())
+        digest.update(b"\0")
+    return f"{told}/{digest.hexdigest()}"
 
 
 @contextlib.contextmanager

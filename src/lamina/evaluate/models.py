@@ -12,8 +12,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from lamina.core.errors import RecipeError, did_you_mean
-from lamina.engine.load import Source, find_model, load_network, load_tokenizer, quiet
+from lamina.core.errors import CheckpointError, RecipeError, did_you_mean
+from lamina.engine.load import (
+    Source,
+    find_model,
+    first_line,
+    load_network,
+    load_tokenizer,
+    quiet,
+)
 
 __all__ = ["LanguageModel", "Progress", "Source", "find_model", "load_model", "quiet"]
 
@@ -99,22 +106,51 @@ def load_model(
     )
 
 
+def check_length(source: Source, asked: int | None) -> None:
+    """Raises where a model is not made for so many positions; reads its config alone.
+
+    Raises:
+        RecipeError: a length that cannot be.
+        CheckpointError: a config that does not load.
+    """
+    if asked is None:
+        return
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(
+            source.folder, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{source.folder} does not load: {first_line(error)}") from error
+    _check_length(source, _known_length(config), asked)
+
+
+def _known_length(config: Any) -> int | None:
+    values = (config.get_text_config()).to_dict()
+    known = [int(values[key]) for key in _LENGTH_KEYS if values.get(key) is not None]
+    return known[0] if known else None
+
+
+def _check_length(source: Source, known: int | None, asked: int) -> None:
+    if asked < 1:
+        raise RecipeError(f"max_length is {asked}; it must be at least 1.")
+    if known is not None and asked > known:
+        raise RecipeError(
+            f"max_length is {asked}, but {source.name} is made for {known} positions. "
+            f"Ask for {known} or fewer."
+        )
+
+
 def _max_length(
     source: Source, config: Any, tokenizer: PreTrainedTokenizerBase, asked: int | None
 ) -> int:
     """As many positions as the harness would use, or fewer where asked."""
-    values = (config.get_text_config()).to_dict()
-    known = [int(values[key]) for key in _LENGTH_KEYS if values.get(key) is not None]
+    known = _known_length(config)
     if asked is not None:
-        if asked < 1:
-            raise RecipeError(f"max_length is {asked}; it must be at least 1.")
-        if known and asked > known[0]:
-            raise RecipeError(
-                f"max_length is {asked}, but {source.name} is made for {known[0]} positions. "
-                f"Ask for {known[0]} or fewer."
-            )
+        _check_length(source, known, asked)
         return asked
-    if known:
-        return known[0]
+    if known is not None:
+        return known
     longest = tokenizer.model_max_length
     return _UNKNOWN_LENGTH if longest > _UNLIMITED_TOKENIZER else int(longest)

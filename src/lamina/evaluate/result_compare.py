@@ -8,8 +8,10 @@ from lamina.core.errors import DataError, did_you_mean
 from lamina.evaluate.result_files import ByTask, Result, read_result, read_values
 from lamina.evaluate.results import SCHEMA, compare_models
 
-_ASKED = ("version", "items", "few_shot", "limit", "chat")
+_ASKED = ("version", "chat")
 """What must be equal in a task for its values to be comparable, besides the fingerprint."""
+_WHY = ("items", "few_shot", "limit")
+"""What may have made other fingerprints; equal ones are of the same items, however asked for."""
 _DRAWN = ("samples", "temperature", "top_p")
 """Settings that must be equal where answers are written."""
 _TOLD = ("dtype", "max_length", "batch_tokens", "seed", "cut")
@@ -28,18 +30,15 @@ def compare_results(
         DataError: a file is not what it must be; the runs asked for different things (all told in
             one message); they share no task; the reference is not among the models.
     """
-    twice = sorted({str(path) for path in paths if list(paths).count(path) > 1})
-    if twice:
-        raise DataError(f"Named twice: {', '.join(twice)}. A result says nothing of itself.")
-    results = [read_result(path) for path in paths]
+    results = read_results(paths)
     if sum(len(result.order) for result in results) < 2:
         raise DataError(
             f"{', '.join(map(str, paths))} has one model, {results[0].order[0]}, and nothing to "
             "compare it with. Name another result, too."
         )
-    _check_comparable(results)
+    check_comparable(results)
     names = _names(results)
-    shared = [task for task in results[0].tasks if all(task in one.tasks for one in results)]
+    shared = _shared(results)
     if reference is not None and reference not in names.values():
         raise DataError(
             f"No model `{reference}` in {', '.join(str(path) for path in paths)}; "
@@ -79,8 +78,28 @@ def compare_results(
     }
 
 
-def _check_comparable(results: Sequence[Result]) -> None:
-    """Raises where two results asked for different things, all in one message."""
+def read_results(paths: Sequence[Path]) -> list[Result]:
+    """The results of several files.
+
+    Raises:
+        DataError: a file is not what it must be, or is named twice.
+    """
+    places = [path.resolve() for path in paths]
+    twice = sorted({str(p) for p, at in zip(paths, places, strict=True) if places.count(at) > 1})
+    if twice:
+        raise DataError(f"Named twice: {', '.join(twice)}. A result says nothing of itself.")
+    return [read_result(path) for path in paths]
+
+
+def check_comparable(results: Sequence[Result], advice: str = "") -> None:
+    """Refuses results that asked for different things, all in one message.
+
+    Args:
+        advice: what is said at the end.
+
+    Raises:
+        DataError: tasks over other items, other versions of tasks, other settings of writing.
+    """
     first = results[0]
     problems = []
     for other in results[1:]:
@@ -94,28 +113,36 @@ def _check_comparable(results: Sequence[Result]) -> None:
             problems += [f"{task}: {told}" for told in _unlike(first, other, task)]
         if any(first.tasks[task]["kind"] in ("write", "code") for task in shared):
             problems += _settings(first, other, _DRAWN)
+    if not problems and not _shared(results):
+        problems.append("no task in all of them")
     if problems:
         raise DataError(
             f"{' and '.join(str(one.path) for one in results)} are not results on the same items, "
             "so they cannot be compared.\n  "
             + "\n  ".join(problems)
-            + "\nMeasure them with the same --data, --limit, --few-shot and --chat."
+            + (advice or "\nMeasure them with the same --data, --limit, --few-shot and --chat.")
         )
+
+
+def _shared(results: Sequence[Result]) -> list[str]:
+    """The tasks that all results have."""
+    return [task for task in results[0].tasks if all(task in one.tasks for one in results)]
 
 
 def _unlike(first: Result, other: Result, task: str) -> list[str]:
     one, two = first.tasks[task], other.tasks[task]
+    others = one["fingerprint"] != two["fingerprint"]
     told = [
         f"{name.replace('_', ' ')} {_word(one[name])} in {first.path.name}, {_word(two[name])} in "
         f"{other.path.name}"
-        for name in _ASKED
+        for name in (*_ASKED, *(_WHY if others else ()))
         if one[name] != two[name]
     ]
     if [metric.name for metric in first.metrics[task]] != [
         metric.name for metric in other.metrics[task]
     ]:
         told.append("other metrics")
-    if not told and one["fingerprint"] != two["fingerprint"]:
+    if not told and others:
         told.append(
             f"{one['items']} items in both, but not the same ones (or other examples before)"
         )

@@ -102,6 +102,16 @@ def read_result(path: Path) -> Result:
     )
 
 
+def result_to_come(
+    path: Path, tasks: Mapping[str, Mapping[str, Any]], settings: Mapping[str, Any]
+) -> Result:
+    """What is known of a result before it is measured: enough to tell if it can be compared."""
+    metrics = {
+        name: tuple(Metric(**one) for one in task["metrics"]) for name, task in tasks.items()
+    }
+    return Result(path, {}, (), tasks, metrics, settings, samples_path(path))
+
+
 def samples_path(result: Path) -> Path:
     """Where the questions and answers of a result lie: beside it."""
     return result.with_name(f"{result.stem}.samples.jsonl.gz")

@@ -18,11 +18,12 @@ from typing import Any
 import lamina
 from lamina.core.manifest import write_json_atomic
 from lamina.evaluate.result_files import samples_path
-from lamina.jobs.evaluate_find import Plan, find_all
+from lamina.jobs.evaluate_find import Plan, find_all, task_entry_of
 from lamina.jobs.evaluate_journal import forget_partial
 from lamina.jobs.evaluate_model import Measured, measure_model
 from lamina.jobs.evaluate_request import Request, check_request
 from lamina.jobs.watch import Watcher
+from lamina.weights.writer import locked
 
 
 def run_evaluation(asked: Request, watch: Watcher | None = None) -> dict[str, Any]:
@@ -40,19 +41,25 @@ def run_evaluation(asked: Request, watch: Watcher | None = None) -> dict[str, An
     if not asked.models:  # only earlier results are compared
         return compare_earlier(asked)
     plan = find_all(asked, watch)
-    measured = Measured()
-    for name in plan.sources:
-        measure_model(plan, name, measured, watch)
-    result = _result(plan, measured)
     if asked.out is None:
-        return result
-    _write(asked.out, result, measured)
-    forget_partial(asked.out)
+        return _result(plan, _measure(plan, watch))
+    with locked(asked.out):
+        measured = _measure(plan, watch)
+        result = _result(plan, measured)
+        _write(asked.out, result, measured)
+        forget_partial(asked.out)
     if asked.compare:
         from lamina.evaluate.result_compare import compare_results
 
         result["compared"] = compare_results([*asked.compare, asked.out], seed=asked.seed)
     return result
+
+
+def _measure(plan: Plan, watch: Watcher) -> Measured:
+    measured = Measured()
+    for name in plan.sources:
+        measure_model(plan, name, measured, watch)
+    return measured
 
 
 def compare_earlier(asked: Request) -> dict[str, Any]:
@@ -73,19 +80,7 @@ def _result(plan: Plan, measured: Measured) -> dict[str, Any]:
     asked = plan.asked
     texts = _texts(plan, measured) if measured.texts else None
     groups = {c.task.name: {item.id: item.group for item in c.items} for c in plan.tasks}
-    tasks = {
-        chosen.task.name: results.task_entry(
-            chosen.task,
-            items=len(chosen.items),
-            fingerprint=chosen.fingerprint,
-            few_shot=chosen.few_shot,
-            limit=asked.limit,
-            source=chosen.source,
-            chat=asked.chat,
-            groups=[group for group in groups[chosen.task.name].values() if group is not None],
-        )
-        for chosen in plan.tasks
-    }
+    tasks = {chosen.task.name: task_entry_of(chosen, asked) for chosen in plan.tasks}
     metrics = {chosen.task.name: chosen.task.metrics for chosen in plan.tasks}
     return {
         "schema": results.SCHEMA,

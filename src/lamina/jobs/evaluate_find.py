@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lamina.core.errors import CheckpointError, DataError, RecipeError
+from lamina.core.errors import CheckpointError, RecipeError
 from lamina.evaluate.nouns import Task
 from lamina.jobs.evaluate_request import Request
 from lamina.jobs.watch import Watcher
@@ -24,6 +25,8 @@ class Plan:
     asked: Request
     sources: Mapping[str, Source]
     fingerprints: Mapping[str, str]
+    identities: Mapping[str, str]
+    """By model, what answers that were kept must have come from."""
     tasks: tuple[Chosen, ...]
     """The tasks as a model without a chat template is asked."""
     rendered: Mapping[str, tuple[Chosen, ...]]
@@ -40,7 +43,8 @@ class Plan:
 
 def find_all(asked: Request, watch: Watcher) -> Plan:
     """Finds models, rows, texts and the sandbox; raises for whatever is not there."""
-    from lamina.engine.load import find_model, fingerprint, load_tokenizer, quiet
+    from lamina.engine.load import find_model, fingerprint, identity, load_tokenizer, quiet
+    from lamina.evaluate.models import check_length
     from lamina.evaluate.run import short_names
     from lamina.evaluate.tasks import check_files, find_tasks
     from lamina.evaluate.text import read_documents
@@ -51,16 +55,14 @@ def find_all(asked: Request, watch: Watcher) -> Plan:
 
         check_harness(asked)
     skipped, protection = _check_code(tasks, asked)
-    models = list(asked.models)
-    if asked.reference is not None and asked.reference not in models:
-        models.insert(0, asked.reference)
+    models, meant = _models(asked)
     named = short_names(models)
     sources = {name: find_model(model, base=asked.base) for name, model in named.items()}
     if asked.base is not None and all(source.adapter is None for source in sources.values()):
         raise RecipeError(
             f"A base was given ({asked.base}), but no model is an adapter. Leave it out."
         )
-    reference = next((n for n, m in named.items() if m == asked.reference), next(iter(named)))
+    reference = next((n for n, m in named.items() if m == meant), next(iter(named)))
     documents = {domain: read_documents(path) for domain, path in asked.texts.items()}
     kept = [task for task in tasks if task.name not in skipped]
     if asked.data is not None:
@@ -71,6 +73,7 @@ def find_all(asked: Request, watch: Watcher) -> Plan:
     with quiet():
         for name, source in sources.items():
             tokenizer = load_tokenizer(source)
+            check_length(source, asked.max_length)
             if asked.chat:
                 rendered[name] = _choose(kept, asked, _template(name, tokenizer))
     harness = None
@@ -82,6 +85,7 @@ def find_all(asked: Request, watch: Watcher) -> Plan:
         asked=asked.on_this_machine(),
         sources=sources,
         fingerprints={name: fingerprint(source) for name, source in sources.items()},
+        identities={name: identity(source) for name, source in sources.items()},
         tasks=chosen,
         rendered=rendered,
         documents=documents,
@@ -90,6 +94,35 @@ def find_all(asked: Request, watch: Watcher) -> Plan:
         protection=protection,
         harness=harness,
     )
+
+
+def _models(asked: Request) -> tuple[list[str], str | None]:
+    """The models to measure and the reference among them, which is one of them however written.
+
+    Raises:
+        RecipeError: one folder twice.
+    """
+    places: dict[str, str] = {}
+    for model in asked.models:
+        place = _place(model)
+        if place in places and places[place] != model:
+            raise RecipeError(f"{places[place]} and {model} are the same folder. Name it once.")
+        places[place] = model
+    if asked.reference is None:
+        return list(asked.models), None
+    place = _place(asked.reference)
+    if place in places:
+        return list(asked.models), places[place]
+    return [asked.reference, *asked.models], asked.reference
+
+
+def _place(model: str) -> str:
+    """The same text for all ways to write a folder; a hub name stays as it is."""
+    path = Path(model).expanduser()
+    if path.exists():
+        return str(path.resolve())
+    base, plus, adapter = model.partition("+")
+    return f"{_place(base)}+{_place(adapter)}" if plus else model
 
 
 def _choose(
@@ -130,29 +163,42 @@ def _choose(
 
 
 def _check_earlier(tasks: Sequence[Chosen], asked: Request) -> None:
-    """Raises before anything is measured where an earlier result asked for other items."""
-    from lamina.evaluate.result_files import read_result
+    """Raises before anything is measured where earlier results cannot be compared with this one."""
+    if not asked.compare or asked.out is None:
+        return
+    from lamina.evaluate.result_compare import check_comparable, read_results
+    from lamina.evaluate.result_files import read_values, result_to_come
 
-    problems = []
-    for path in asked.compare or ():
-        earlier = read_result(path).tasks
-        shared = [chosen for chosen in tasks if chosen.task.name in earlier]
-        if not shared:
-            problems.append(f"{path} has none of the tasks that are asked for")
-        problems += [
-            f"{path}: {chosen.task.name} over {earlier[chosen.task.name]['items']} other items "
-            f"than the {len(chosen.items)} of now (rows, --limit, --few-shot and --seed decide)"
-            for chosen in shared
-            if earlier[chosen.task.name]["fingerprint"] != chosen.fingerprint
-        ]
-    if problems:
-        lines = "".join(f"\n  {problem}" for problem in problems)
-        raise DataError(
-            f"Runs over different items cannot be compared; nothing was measured.{lines}"
-        )
+    earlier = read_results(asked.compare)
+    entries = {chosen.task.name: task_entry_of(chosen, asked) for chosen in tasks}
+    check_comparable(
+        [*earlier, result_to_come(asked.out, entries, asked.as_settings())],
+        advice="\nSo nothing was measured. Ask with the same --data, --limit, --few-shot, --seed and "
+        "--chat.",
+    )
+    for result in earlier:
+        read_values(result)  # its samples are there, and whole
+
+
+def task_entry_of(chosen: Chosen, asked: Request) -> dict[str, Any]:
+    """What the result says of a task."""
+    from lamina.evaluate.results import task_entry
+
+    return task_entry(
+        chosen.task,
+        items=len(chosen.items),
+        fingerprint=chosen.fingerprint,
+        few_shot=chosen.few_shot,
+        limit=asked.limit,
+        source=chosen.source,
+        chat=asked.chat,
+        groups=[item.group for item in chosen.items if item.group is not None],
+    )
 
 
 def _template(name: str, tokenizer: Any) -> Callable[[list[dict[str, str]]], str]:
+    from lamina.engine.load import first_line
+
     if tokenizer.chat_template is None:
         raise CheckpointError(
             f"--chat: the tokenizer of {name} has no chat template. Leave --chat out, or put a "
@@ -163,9 +209,15 @@ def _template(name: str, tokenizer: Any) -> Callable[[list[dict[str, str]]], str
         from jinja2 import TemplateError
 
         try:
-            return _rendered(messages)
-        except TemplateError:  # as the harness does: some templates know no system message
-            return _rendered([one for one in messages if one["role"] != "system"])
+            try:
+                return _rendered(messages)
+            except TemplateError:  # as the harness does: some templates know no system message
+                return _rendered([one for one in messages if one["role"] != "system"])
+        except Exception as error:  # a template is a program, and each has its own kind
+            raise CheckpointError(
+                f"--chat: the chat template of {name} fails: {type(error).__name__}: "
+                f"{first_line(error)} Mend its chat_template.jinja, or leave --chat out."
+            ) from error
 
     def _rendered(messages: list[dict[str, str]]) -> str:
         return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

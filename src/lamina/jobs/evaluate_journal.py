@@ -1,9 +1,10 @@
 """What an unfinished measurement has done already, so that the same command goes on with it.
 
 Beside OUT.json there is a folder OUT.json.partial/ until the result is written: a file for each
-model and task, named by a digest of everything its answers depend on (weights, items, dtype,
-lengths, batches, sampling). A line is a portion with the answers to its items; a line that was cut
-by a kill is left out. Other settings have other files, so nothing is mixed and nothing is lost.
+model and task, named by a digest of everything its answers depend on (the model's files, items,
+dtype, lengths, batches, sampling). A line is a portion with the answers to its items; a line that
+was cut by a kill, or that a damaged disk made unreadable, is left out with all behind it. Other
+settings have other files, so nothing is mixed and nothing is lost.
 """
 
 import contextlib
@@ -30,7 +31,7 @@ class Journal:
         self._path = None if folder is None else folder / f"{digest}.jsonl"
         self._header = header
         self.done: dict[str, dict[str, Raw]] = {}
-        """By portion (its items' ids in one string) the raw answers of its items."""
+        """By portion (its place in the plan, or an item's id) the raw answers of its items."""
         if self._path is not None:
             self._open(self._path)
 
@@ -58,15 +59,16 @@ class Journal:
     def _open(self, path: Path) -> None:
         if path.is_file():
             whole = path.read_bytes()
-            kept = whole[: whole.rfind(b"\n") + 1]
-            lines = kept.splitlines()
-            if lines and lines[0] == self._header.encode():
-                if len(kept) < len(whole):  # cut in the middle of a line by a kill
+            header, *lines = whole.split(b"\n")[:-1] or [b""]
+            if header == self._header.encode():
+                good = len(header) + 1
+                for line in lines:
+                    if not self._take(line):
+                        break
+                    good += len(line) + 1
+                if good < len(whole):
                     with path.open("r+b") as file:
-                        file.truncate(len(kept))
-                for line in lines[1:]:
-                    entry = json.loads(line)
-                    self.done[entry["portion"]] = entry["raws"]
+                        file.truncate(good)
                 return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,6 +77,18 @@ class Journal:
             raise OutputError(
                 f"cannot write {path}: {error.strerror or error}. Choose another --out."
             ) from error
+
+    def _take(self, line: bytes) -> bool:
+        """Whether a line is a portion that was kept; it is then among what is done."""
+        try:
+            entry = json.loads(line)
+            portion, raws = entry["portion"], entry["raws"]
+        except (ValueError, KeyError, TypeError):
+            return False
+        if not isinstance(portion, str) or not isinstance(raws, dict):
+            return False
+        self.done[portion] = raws
+        return True
 
 
 def partial_folder(out: Path) -> Path:

@@ -99,11 +99,13 @@ def _text_loss(
 
     asked, documents = plan.asked, plan.documents[domain]
     key = {
-        "model": plan.fingerprints[name],
+        "model": plan.identities[name],
+        "programs": parts.programs_in_use(),
         "text": parts.digest_items([TextItem(str(n), d) for n, d in enumerate(documents)]),
         "max_length": model.max_length,
         "batch_tokens": asked.batch_tokens,
         "dtype": asked.dtype,
+        "device": asked.device,
     }
     folder = None if asked.out is None else partial_folder(asked.out)
     journal = Journal(folder, key)
@@ -127,7 +129,7 @@ def _answers(
 ) -> dict[str, Raw]:
     """Raw answers of one task, its programs run."""
     folder = None if plan.asked.out is None else partial_folder(plan.asked.out)
-    key = parts.journal_key(part, part.items, model, plan.fingerprints[name], asked)
+    key = parts.journal_key(part, part.items, model, plan.identities[name], asked)
     watch.stage(f"{name} on {part.task.name}", sum(portion.tokens for portion in part.portions))
     raws = parts.answer_task(part, folder, key, watch)
     if part.task.kind != "code":

@@ -6,9 +6,11 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import lamina
 from lamina.core.errors import DataError
 from lamina.evaluate.nouns import ChoiceItem, Item, Raw, Task, TextItem, Values, WriteItem
 from lamina.jobs.evaluate_journal import Journal
@@ -44,12 +46,22 @@ def plan_task(model: LanguageModel, task: Task, items: tuple[Any, ...], asked: R
         from lamina.evaluate.choose import answer_choices, plan_choices
 
         portions = plan_choices(model, items, batch_tokens=tokens)
-        return Planned(task, items, tuple(portions), lambda part: answer_choices(model, part))
+        return Planned(
+            task,
+            items,
+            tuple(portions),
+            lambda part: answer_choices(model, part, batch_tokens=tokens),
+        )
     if isinstance(first, TextItem):
         from lamina.evaluate.rolling import answer_texts, plan_texts
 
         portions = plan_texts(model, items, batch_tokens=tokens)
-        return Planned(task, items, tuple(portions), lambda part: answer_texts(model, part))
+        return Planned(
+            task,
+            items,
+            tuple(portions),
+            lambda part: answer_texts(model, part, batch_tokens=tokens),
+        )
     from lamina.evaluate.write import answer_writing, plan_writing
 
     sampling = _sampling(asked)
@@ -116,13 +128,14 @@ def answer_task(
 
 
 def journal_key(
-    planned: Planned, items: Sequence[Item], model: LanguageModel, fingerprint: str, asked: Request
+    planned: Planned, items: Sequence[Item], model: LanguageModel, identity: str, asked: Request
 ) -> dict[str, Any]:
     """Everything the answers depend on; how items were found is in the items."""
     answering = ("batch_tokens", "samples", "temperature", "top_p", "seed", "dtype", "device")
     settings = asked.as_settings()
     return {
-        "model": fingerprint,
+        "model": identity,
+        "programs": programs_in_use(),
         "task": planned.task.name,
         "version": planned.task.version,
         "tokens": [portion.tokens for portion in planned.portions],
@@ -130,6 +143,12 @@ def journal_key(
         "max_length": model.max_length,
         "settings": {name: settings[name] for name in answering},
     }
+
+
+def programs_in_use() -> dict[str, str]:
+    """What computes: answers of two versions are not put into one result."""
+    names = ("torch", "transformers", "tokenizers")
+    return {"lamina": lamina.__version__, **{name: version(name) for name in names}}
 
 
 def digest_items(items: Sequence[Item]) -> str:

@@ -13,6 +13,8 @@ AUTO_BATCH_TOKENS = {"cpu": 4096, "cuda": 16384}
 """Positions in one batch; on a CPU more are not faster, only larger. Halved where a GPU's memory
 does not hold so many."""
 
+_SEEDS = 2**63
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
@@ -127,6 +129,8 @@ def _numbers(asked: Request) -> list[str]:
     ):
         if value is not None and value < least:
             problems.append(f"{name} is {value}; it must be at least {least}.")
+    if asked.seed >= _SEEDS:
+        problems.append(f"--seed is {asked.seed}; it must be below 2**63.")
     if asked.temperature is not None and not 0 < asked.temperature < 100:
         problems.append(
             f"--temperature is {asked.temperature:g}; it must be above 0. Leave it out for greedy "
@@ -173,12 +177,21 @@ def _contradictions(asked: Request) -> list[str]:
         )
     if asked.compare and measured and asked.out is None:
         problems.append("--compare with an earlier result needs --out for this one.")
+    if asked.out is not None and any(_same(asked.out, path) for path in asked.compare or ()):
+        problems.append(
+            f"--out {asked.out} is one of the results to compare and would be overwritten. Choose "
+            "another name."
+        )
     if asked.compare is not None and not asked.compare and len(asked.models) < 2:
         problems.append(
             f"--compare needs two models or an earlier result, here is {len(asked.models)} model. "
             "Name another, or write --compare EARLIER.json."
         )
     return problems
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.resolve() == other.resolve()
 
 
 def _check_out(out: Path) -> None:

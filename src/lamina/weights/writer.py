@@ -150,7 +150,7 @@ def partial_output(
         OutputError: another run is writing there, or the disk is full or not writable.
     """
     folder = part_folder(out)
-    with _locked(out):
+    with locked(out):
         try:
             folder.mkdir(exist_ok=True)
             journal = _read_journal(folder, run, layouts)
@@ -181,7 +181,7 @@ TROUBLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.E
 
 
 @contextmanager
-def _locked(out: Path) -> Iterator[None]:
+def locked(out: Path) -> Iterator[None]:
     """Hold an output's lock. The file goes with its holder, so who gets it looks whether it still
     has its name.
     """
