@@ -10,7 +10,11 @@ model; both in float32 on the CPU. An item is identical if it was asked in the s
 log-likelihoods are within 1e-3 nats, the choice taken (or the text written, to the last character)
 is the same, and so is each of its metrics. Where the two best choices, or the two likeliest next
 tokens, are closer than 1e-4 nats, rounding decides: such items are counted as ties, and named.
-Ends with 1 if an item differs that is no tie, or a perplexity by more than 1e-6 of itself.
+Where a task may write more than a model reads at all (HumanEval's 1,024 tokens) the harness stops
+with an assertion; it is then told the model's own `max_new_tokens`. LAMBADA's items are single
+words, of which float32 knows about 1e-5 nats: its perplexity needs some hundred of them before
+rounding evens out. Ends with 1 if an item differs that is no tie, or a perplexity by more than 1e-6
+of itself.
 """
 
 import argparse
