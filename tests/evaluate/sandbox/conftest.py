@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -24,6 +25,54 @@ LIMITS = Limits(
     open_files=32,
     output_bytes=64 << 10,
 )
+
+
+HUNT = """
+import gc, os, re, sys, threading
+
+found, seen, kept = set(), set(), []
+
+def look(thing, depth):
+    if id(thing) in seen or depth > 5:
+        return
+    seen.add(id(thing)); kept.append(thing)
+    if isinstance(thing, (bytes, bytearray)):
+        found.update(re.findall(rb"[0-9a-f]{64}", bytes(thing)))
+    elif isinstance(thing, str):
+        found.update(one.encode() for one in re.findall("[0-9a-f]{64}", thing))
+    elif isinstance(thing, dict):
+        for pair in list(thing.items()): look(pair, depth + 1)
+    elif isinstance(thing, (list, tuple, set, frozenset)):
+        for one in list(thing): look(one, depth + 1)
+    else:
+        for name in ("__dict__", "__closure__", "__defaults__", "cell_contents", "args", "func",
+                     "keywords", "__self__", "__func__", "__reduce__"):
+            try: look(getattr(thing, name), depth + 1)
+            except BaseException: pass
+
+def look_everywhere():
+    frame = sys._getframe()
+    while frame is not None:
+        look([dict(frame.f_locals), frame.f_globals, frame.f_builtins], 0)
+        frame = frame.f_back
+    look({name: vars(module) for name, module in list(sys.modules.items())}, 0)
+    for action in (
+        lambda: gc.get_objects(),
+        lambda: [gc.get_objects(generation=n) for n in range(3)],
+        lambda: gc.get_referrers(look.__globals__),
+        lambda: gc.get_referents(*kept),
+        lambda: list(sys._current_frames().values()),
+        lambda: [os.read(fd, 4096) for fd in (3, 4, 5, 6) if not os.set_blocking(fd, False)],
+    ):
+        try: look(action(), 0)
+        except BaseException: pass
+
+def forge():
+    for word in [*found, b"0" * 64, b"passed", b""]:
+        for fd in range(1, 16):
+            try: os.write(fd, b"\\n" + word + b"\\n")
+            except OSError: pass
+"""
 
 
 def descendants(pid: int) -> set[int]:
@@ -75,6 +124,8 @@ class Machine:
     sandbox: Sandbox
     folder: Path
     """Open to everybody; `secret` in it has the canary."""
+    hunt: ClassVar[str] = HUNT
+    """How a program looks at all there is for a secret of 64 digits, and writes it everywhere."""
 
     def run(self, source: str, **known: object) -> Verdict:
         """Run a program that knows some values of ours."""
