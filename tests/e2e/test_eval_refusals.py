@@ -149,3 +149,68 @@ def test_nothing_to_do(lamina: Lamina) -> None:
     told = lamina("eval", kit.BASE)
     assert told.code == 2
     assert "Nothing to measure" in told.err
+
+
+@pytest.mark.parametrize("name", ["out.html", "out.samples.jsonl.gz"])
+def test_a_page_or_answers_of_something_else(
+    refused: Callable[..., str], data: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).write_text("mine")
+    assert "would be replaced" in refused(kit.BASE, "--tasks", "arc_easy", "--data", data)
+
+
+def test_a_place_where_nothing_can_be_written(
+    refused: Callable[..., str], data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lamina.jobs.evaluate_request.os.access", lambda *_: False)
+    assert "no right to write" in refused(kit.BASE, "--tasks", "arc_easy", "--data", data)
+
+
+@pytest.mark.parametrize("answer", ["NaN", "1e400", "0.5"])
+def test_an_answer_that_is_no_index(
+    refused: Callable[..., str], tmp_path: Path, answer: str
+) -> None:
+    file = tmp_path / "own.jsonl"
+    file.write_text(f'{{"question": "a", "choices": ["b", "c"], "answer": {answer}}}\n')
+    told = refused(kit.BASE, "--task-file", file)
+    assert f"must be a number from 0 to 1, not {float(answer):g}" in told
+
+
+def test_numbers_that_cannot_be(refused: Callable[..., str]) -> None:
+    told = refused(kit.BASE, "--tasks", "arc_easy", "--temperature", "200", "--limit", "0")
+    assert "must be above 0 and below 100" in told
+    assert "--limit is 0" in told
+
+
+def test_a_harness_task_that_breaks(
+    refused: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("lm_eval")
+    file = tmp_path / "bad.yaml"
+    file.write_text("a: [")
+    assert "stopped at ParserError" in refused(kit.BASE, "--harness", file)
+
+
+@pytest.mark.parametrize(
+    ("limit", "value"), [("--seconds", "inf"), ("--memory", 10**20), ("--cpu-seconds", 10**22)]
+)
+def test_limits_of_a_sandbox_larger_than_any_machine(
+    lamina: Lamina, tmp_path: Path, limit: str, value: object
+) -> None:
+    program = tmp_path / "program.py"
+    program.write_text("")
+    told = lamina("sandbox", program, limit, value)
+    assert told.code == 2
+    assert f"larger than any machine: {limit} {float(value):g}" in told.err  # type: ignore[arg-type]
+
+
+def test_the_reference_by_the_name_in_the_tables(
+    lamina: Lamina, data: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.json"
+    told = lamina(
+        "eval", kit.BASE, kit.INSTRUCT, "--tasks", "arc_easy", "--data", data, "--limit", 1,
+        "--reference", "instruct", "--out", out,
+    )  # fmt: skip
+    assert told.code == 0, told
+    assert json.loads(out.read_text())["settings"]["reference"] == "instruct"

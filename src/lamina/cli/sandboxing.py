@@ -73,6 +73,8 @@ def sandbox(
 
 LEAST = {"--seconds": 0.1, "--memory": 64, "--open-files": 16}
 """Below these no interpreter starts; of all else at least 1 is needed."""
+MOST = {"--seconds": 86_400, "--cpu-seconds": 86_400, "--threads": 1 << 20, "--open-files": 1 << 20}
+"""A day, and what kernels count to; of megabytes and kilobytes 16 million."""
 
 
 def _check(asked: dict[str, float]) -> None:
@@ -83,6 +85,13 @@ def _check(asked: dict[str, float]) -> None:
     ]
     if low:
         raise RecipeError(f"no program can run within these limits: {', '.join(low)}.")
+    high = [
+        f"{name} {value:g} (at most {MOST.get(name, 1 << 24)})"
+        for name, value in asked.items()
+        if value > MOST.get(name, 1 << 24)
+    ]
+    if high:
+        raise RecipeError(f"these limits are larger than any machine: {', '.join(high)}.")
 
 
 def _read(file: Path) -> str:

@@ -110,6 +110,11 @@ def _models(asked: Request) -> tuple[list[str], str | None]:
         places[place] = model
     if asked.reference is None:
         return list(asked.models), None
+    from lamina.evaluate.run import short_names
+
+    shown = short_names(asked.models)
+    if asked.reference in shown:  # as the tables name it
+        return list(asked.models), str(shown[asked.reference])
     place = _place(asked.reference)
     if place in places:
         return list(asked.models), places[place]
@@ -232,8 +237,8 @@ def _check_code(tasks: Sequence[Task], asked: Request) -> tuple[dict[str, str], 
         return {}, None
     if not asked.allow_code:
         raise RecipeError(
-            f"{', '.join(code)} run programs that the model wrote, each in a sandbox of its own. "
-            "Say --allow-code if you want that on this machine; docs/sandbox.md tells what "
+            f"{', '.join(code)}: programs that the model wrote are run, each in a sandbox of its "
+            "own. Say --allow-code if you want that on this machine; docs/sandbox.md tells what "
             "protects it."
         )
     from lamina.evaluate.sandbox import probe

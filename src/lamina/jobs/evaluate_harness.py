@@ -85,6 +85,14 @@ def find_harness_tasks(asked: Request, watch: Watcher) -> tuple[Any, list[Any]]:
     if unknown:
         told = "; ".join(_nearest(name, known) for name in unknown)
         raise RecipeError(f"lm-evaluation-harness has no such task: {told}")
+    patterns = [name for name in names if "*" in name]
+    nothing = [name for name in patterns if not manager.match_tasks([name])]
+    if nothing:
+        raise RecipeError(f"No task of lm-evaluation-harness is called like {', '.join(nothing)}.")
+    if patterns and asked.data is not None:
+        raise RecipeError(
+            f"{', '.join(patterns)}: --data works with single tasks; write their names."
+        )
     if asked.data is None:
         return manager, [*names, *(str(path.absolute()) for path in files)]
     return manager, [
@@ -137,6 +145,11 @@ def run_harness(model: Any, manager: Any, tasks: Sequence[Any], asked: Request) 
             f"lm-evaluation-harness could not load its rows: {_first_line(error)}. Offline, give a "
             "YAML file of the task, or --data with files named after its data set."
         ) from None
+    except Exception as error:  # a task is a program of its own: YAML, templates, functions
+        raise DataError(
+            f"lm-evaluation-harness stopped at {type(error).__name__}: {_first_line(error)}. Look "
+            "at the task's file, and whether the rows are those it expects."
+        ) from error
     assert told is not None, "the harness gave no result in the first process"
     return {name: _metrics(entry) for name, entry in sorted(told["results"].items())}
 
@@ -166,7 +179,13 @@ def _local(manager: Any, name: str, data: Path) -> Any:
         raise RecipeError(
             f"{name} is a group of tasks of lm-evaluation-harness; --data works with single tasks."
         )
-    config = load_yaml(path)
+    try:
+        with _muted():
+            config = load_yaml(path)
+    except Exception as error:  # its functions are imported, and may load what is not here
+        raise DataError(
+            f"lm-evaluation-harness cannot read its task {name} here: {_first_line(error)}"
+        ) from error
     if "dataset_path" not in config:
         raise RecipeError(
             f"{name} is a group of tasks of lm-evaluation-harness; --data works with single tasks."

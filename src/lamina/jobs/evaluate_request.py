@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -133,8 +134,8 @@ def _numbers(asked: Request) -> list[str]:
         problems.append(f"--seed is {asked.seed}; it must be below 2**63.")
     if asked.temperature is not None and not 0 < asked.temperature < 100:
         problems.append(
-            f"--temperature is {asked.temperature:g}; it must be above 0. Leave it out for greedy "
-            "answers."
+            f"--temperature is {asked.temperature:g}; it must be above 0 and below 100. Leave it "
+            "out for greedy answers."
         )
     if asked.top_p is not None and not 0 < asked.top_p <= 1:
         problems.append(f"--top-p is {asked.top_p:g}; it must be above 0 and at most 1.")
@@ -184,8 +185,8 @@ def _contradictions(asked: Request) -> list[str]:
         )
     if asked.compare is not None and not asked.compare and len(asked.models) < 2:
         problems.append(
-            f"--compare needs two models or an earlier result, here is {len(asked.models)} model. "
-            "Name another, or write --compare EARLIER.json."
+            "--compare needs two models or an earlier result. Name another model "
+            f"({len(asked.models)} named), or write --compare EARLIER.json."
         )
     return problems
 
@@ -195,6 +196,7 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def _check_out(out: Path) -> None:
+    """Raises where a result cannot stand, or would take the place of something else."""
     if out.is_dir():
         raise OutputError(
             f"{out} is a folder; give the name of a file, such as {out / 'eval.json'}."
@@ -203,12 +205,18 @@ def _check_out(out: Path) -> None:
         raise OutputError(
             f"There is no folder {out.parent} to write {out.name} into. Make it first."
         )
+    if not os.access(out.parent, os.W_OK | os.X_OK):
+        raise OutputError(
+            f"There is no right to write into {out.parent}. Give --out another folder."
+        )
     if out.suffix != ".json":
         raise OutputError(
             f"--out {out}: the result is JSON; its name must end in .json, as in "
             f"{out.with_suffix('.json')}."
         )
-    if out.exists():
+    if not out.exists():
+        _check_beside(out)
+    else:
         from lamina.core.manifest import read_json
 
         try:
@@ -222,3 +230,16 @@ def _check_out(out: Path) -> None:
                 "nothing was "
                 "written."
             )
+
+
+def _check_beside(out: Path) -> None:
+    """Raises where a page or answers stand without a result: they are of something else."""
+    beside = [out.with_suffix(".html")]
+    if not out.with_name(f"{out.name}.partial").is_dir():  # else answers of a run that was killed
+        beside.append(out.with_name(f"{out.stem}.samples.jsonl.gz"))
+    found = [str(path) for path in beside if path.exists()]
+    if found:
+        raise OutputError(
+            f"{' and '.join(found)} would be replaced, and is of no result {out.name}. Give --out "
+            "another name."
+        )

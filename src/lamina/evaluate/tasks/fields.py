@@ -70,6 +70,7 @@ def index_of(row: Row, name: str, count: int, *, first: int = 0) -> int:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
         shown = f'"{value[:40]}"' if isinstance(value, str) else json_name(value)
+        shown = f"{value:g}" if isinstance(value, float) else shown
         raise Unfit(f"`{name}` must be a number from {first} to {first + count - 1}, not {shown}")
     if not first <= value < first + count:
         raise OutOfRange(f"`{name}` is {value}, but the choices are {first} to {first + count - 1}")
