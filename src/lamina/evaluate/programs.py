@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lamina.evaluate.nouns import Item, Raw, WriteItem
 
 if TYPE_CHECKING:
-    from lamina.evaluate.sandbox import Sandbox
+    from lamina.evaluate.sandbox import Sandbox, Verdict
 
 Case = tuple[str, str, str | None]
 """What `Sandbox.check` takes: the program, the tests, the entry."""
@@ -42,14 +42,23 @@ def judge_programs(
     tell = progress or _silent
     verdicts: dict[Case, dict[str, Any]] = {}
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
-        told = pool.map(lambda case: sandbox.check(*case).as_json(), places)
-        for case, verdict in zip(places, told, strict=True):
-            verdicts[case] = verdict
-            tell(places[case])
+        told = pool.map(lambda case: _kept(sandbox.check(*case)), places)
+        try:
+            for case, verdict in zip(places, told, strict=True):
+                verdicts[case] = verdict
+                tell(places[case])
+        except BaseException:  # Ctrl-C: those that wait are not begun
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     return {
         item.id: {**raws[item.id], "verdicts": [verdicts[case] for case in cases[item.id]]}
         for item in items
     }
+
+
+def _kept(verdict: Verdict) -> dict[str, Any]:
+    """The verdict without its time, which is another one in each run."""
+    return {name: value for name, value in verdict.as_json().items() if name != "seconds"}
 
 
 def _cases(item: Item, raw: Raw) -> list[Case]:
