@@ -1,5 +1,7 @@
 """`lamina eval --tasks` through the command line: results, samples, page, resume, comparison."""
 
+import gzip
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -50,6 +52,8 @@ def test_two_models_on_three_tasks_give_a_result_samples_and_a_page(done: Path) 
     written = next(line for line in samples if line["task"] == "gsm8k")
     assert written["prompt"].count("Question:") == 2  # one example, one question
     assert len(written["raw"]["texts"]) == 1
+    content = done.with_name(result["samples"]).read_bytes()
+    assert result["samples_sha256"] == hashlib.sha256(content).hexdigest()
     assert "arc_easy" in done.with_suffix(".html").read_text()
     assert not done.with_name("eval.json.partial").exists()
 
@@ -239,6 +243,8 @@ def test_drawn_answers_give_pass_at_k_and_follow_the_seed(
             tmp_path / f"{name}.samples.jsonl.gz")]  # fmt: skip
 
     first = texts(1, "a")
+    warnings = json.loads((tmp_path / "a.json").read_text())["warnings"]
+    assert any("gsm8k: of 2 answers to each question the first counts" in w for w in warnings)
     assert all(len(pair) == 2 for pair in first)
     assert texts(1, "b") == first
     assert texts(2, "c") != first
@@ -366,7 +372,13 @@ def test_what_speaks_against_a_comparison_is_told_before_a_model_is_loaded(
         told = lamina(*line, *against, *flags)
         assert told.code == 2
         assert words in told.err
-    earlier.with_name("earlier.samples.jsonl.gz").unlink()
+    samples = earlier.with_name("earlier.samples.jsonl.gz")
+    with gzip.open(samples, "ab") as file:
+        file.write(b"{}\n")
+    told = lamina(*line, *against)
+    assert told.code == 2
+    assert "is not the file that was written with earlier.json" in told.err
+    samples.unlink()
     told = lamina(*line, *against)
     assert told.code == 2
     assert "earlier.samples.jsonl.gz is missing" in told.err
@@ -382,3 +394,11 @@ def test_a_chat_template_that_fails_is_one_clear_error(
         told = lamina("eval", model, "--tasks", "arc_easy", "--data", data, "--chat")
         assert told.code == 2, template
         assert f"the chat template of model{number} fails" in told.err
+
+
+def test_a_run_that_measured_nothing_leaves_nothing(lamina: Lamina, tmp_path: Path) -> None:
+    file = kit.write_rows(tmp_path / "long.jsonl", [{"prompt": "x " * 3000, "answer": "y"}])
+    told = lamina("eval", kit.BASE, "--task-file", file, "--out", tmp_path / "eval.json")
+    assert told.code == 2
+    assert "reads 1024 tokens" in told.err
+    assert list(tmp_path.iterdir()) == [file]

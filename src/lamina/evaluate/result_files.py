@@ -4,9 +4,11 @@ The samples have a line for every model, task and item: what was asked, what was
 values it is worth. They are read line by line; only the values are held.
 """
 
+import contextlib
 import gzip
-import io
+import hashlib
 import json
+import os
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,8 +17,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lamina.core.errors import DataError
-from lamina.core.manifest import read_json, write_atomic
+from lamina.core.errors import DataError, OutputError
+from lamina.core.manifest import read_json
 from lamina.evaluate.nouns import Metric, Values
 from lamina.evaluate.results import SCHEMA
 
@@ -52,6 +54,7 @@ class _Result(BaseModel):
     results: dict[str, dict[str, dict[str, Any]]]
     settings: dict[str, Any] = Field(default_factory=dict)
     samples: str | None = None
+    samples_sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,7 @@ class Result:
     metrics: Mapping[str, tuple[Metric, ...]]
     settings: Mapping[str, Any]
     samples: Path
+    samples_sha256: str | None = None
 
 
 def read_result(path: Path) -> Result:
@@ -99,6 +103,7 @@ def read_result(path: Path) -> Result:
         },
         settings=read.settings,
         samples=path.with_name(read.samples or samples_path(path).name),
+        samples_sha256=read.samples_sha256,
     )
 
 
@@ -123,12 +128,78 @@ def write_samples(path: Path, lines: Iterable[Line]) -> None:
     Raises:
         OutputError: the folder is missing, read-only or full.
     """
-    buffer = io.BytesIO()
-    with gzip.GzipFile(filename="", fileobj=buffer, mode="wb", mtime=0) as file:
+    with new_samples(path, path.with_name(f".{path.name}.part")) as samples:
         for line in lines:
-            file.write(json.dumps(line, ensure_ascii=False).encode("utf-8", "surrogatepass"))
-            file.write(b"\n")
-    write_atomic(path, buffer.getvalue())
+            samples.add(line)
+        samples.keep()
+
+
+class Samples:
+    """Questions and answers on their way to a file: none of them is held."""
+
+    def __init__(self, path: Path, part: Path) -> None:
+        self._path = path
+        self._part = part
+        with _told(path):
+            part.parent.mkdir(parents=True, exist_ok=True)
+            self._file = part.open("wb")
+        self._lines = gzip.GzipFile(filename="", fileobj=self._file, mode="wb", mtime=0)
+
+    def add(self, line: Line) -> None:
+        """Adds a line."""
+        text = json.dumps(line, ensure_ascii=False) + "\n"
+        with _told(self._path):
+            self._lines.write(text.encode("utf-8", "surrogatepass"))
+
+    def keep(self) -> str:
+        """Gives the file its name; its digest, by which a result knows it."""
+        with _told(self._path):
+            self._lines.close()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            digest = digest_of(self._part)
+            self._part.replace(self._path)
+        return digest
+
+    def close(self) -> None:
+        """Without `keep` nothing remains."""
+        with contextlib.suppress(OSError):
+            self._lines.close()
+        with contextlib.suppress(OSError):
+            self._file.close()
+        self._part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_samples(path: Path, part: Path) -> Iterator[Samples]:
+    """Where the lines of a samples file are written, one by one, under the name `part`.
+
+    Raises:
+        OutputError: the folder is missing, read-only or full.
+    """
+    samples = Samples(path, part)
+    try:
+        yield samples
+    finally:
+        samples.close()
+
+
+@contextlib.contextmanager
+def _told(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}. Free the disk or choose another "
+            "folder."
+        ) from error
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_samples(path: Path) -> Iterator[Line]:
@@ -158,6 +229,12 @@ def read_values(result: Result) -> dict[str, ByTask]:
     Raises:
         DataError: the samples are missing or damaged, or not those of this result.
     """
+    known = result.samples_sha256
+    if known is not None and result.samples.is_file() and digest_of(result.samples) != known:
+        raise DataError(
+            f"{result.samples} is not the file that was written with {result.path.name}: its "
+            "content is another. Copy the two together, or measure again."
+        )
     read: dict[str, ByTask] = {}
     for line in read_samples(result.samples):
         items = read.setdefault(line["model"], {}).setdefault(line["task"], {})

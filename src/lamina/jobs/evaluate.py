@@ -11,6 +11,7 @@ tokenizers, results to compare with, the sandbox. One model is in memory at a ti
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import lamina
 from lamina.core.manifest import write_json_atomic
 from lamina.evaluate.result_files import samples_path
 from lamina.jobs.evaluate_find import Plan, find_all, task_entry_of
-from lamina.jobs.evaluate_journal import forget_partial
+from lamina.jobs.evaluate_journal import forget_partial, partial_folder
 from lamina.jobs.evaluate_model import Measured, measure_model
 from lamina.jobs.evaluate_request import Request, check_request
 from lamina.jobs.watch import Watcher
@@ -42,12 +43,9 @@ def run_evaluation(asked: Request, watch: Watcher | None = None) -> dict[str, An
         return compare_earlier(asked)
     plan = find_all(asked, watch)
     if asked.out is None:
-        return _result(plan, _measure(plan, watch))
+        return _result(plan, _measure(plan, Measured(), watch))
     with locked(asked.out):
-        measured = _measure(plan, watch)
-        result = _result(plan, measured)
-        _write(asked.out, result, measured)
-        forget_partial(asked.out)
+        result = _measure_and_write(plan, asked.out, watch)
     if asked.compare:
         from lamina.evaluate.result_compare import compare_results
 
@@ -55,8 +53,28 @@ def run_evaluation(asked: Request, watch: Watcher | None = None) -> dict[str, An
     return result
 
 
-def _measure(plan: Plan, watch: Watcher) -> Measured:
-    measured = Measured()
+def _measure_and_write(plan: Plan, out: Path, watch: Watcher) -> dict[str, Any]:
+    """Samples while models are measured, the result last; then the page, which can be made again
+    from them."""
+    from lamina.evaluate.result_files import new_samples
+    from lamina.report.page import write_eval_page
+
+    partial = partial_folder(out)
+    try:
+        with new_samples(samples_path(out), partial / "samples") as samples:
+            measured = _measure(plan, Measured(samples=samples), watch)
+            result = _result(plan, measured)
+            result["samples_sha256"] = samples.keep()
+    finally:
+        with contextlib.suppress(OSError):
+            partial.rmdir()  # nothing was measured
+    write_json_atomic(out, result, sort_keys=False)
+    write_eval_page(out)
+    forget_partial(out)
+    return result
+
+
+def _measure(plan: Plan, measured: Measured, watch: Watcher) -> Measured:
     for name in plan.sources:
         measure_model(plan, name, measured, watch)
     return measured
@@ -116,12 +134,33 @@ def _result(plan: Plan, measured: Measured) -> dict[str, Any]:
         },
         "sandbox": plan.protection,
         "samples": None if asked.out is None else samples_path(asked.out).name,
+        "samples_sha256": None,
         "warnings": [
             *dict.fromkeys(warning for chosen in plan.tasks for warning in chosen.warnings),
+            *_drawn_in_vain(plan),
             *measured.warnings,
             *(texts["warnings"] if texts else ()),
         ],
     }
+
+
+def _drawn_in_vain(plan: Plan) -> list[str]:
+    """What several or drawn answers were asked for that does not use them."""
+    asked = plan.asked
+    if not asked.sampled:
+        return []
+    by_kind = {"choices": list[str](), "write": list[str](), "text": list[str](), "code": []}
+    for chosen in plan.tasks:
+        by_kind[chosen.task.kind].append(chosen.task.name)
+    told = []
+    if scored := [*by_kind["choices"], *by_kind["text"]]:
+        told.append(f"{', '.join(scored)}: nothing is drawn, as answers are scored, not written")
+    if asked.samples > 1 and by_kind["write"]:
+        told.append(
+            f"{', '.join(by_kind['write'])}: of {asked.samples} answers to each question the first "
+            "counts, as in lm-evaluation-harness; all are in the samples"
+        )
+    return told
 
 
 def _texts(plan: Plan, measured: Measured) -> dict[str, Any]:
@@ -145,13 +184,3 @@ def _texts(plan: Plan, measured: Measured) -> dict[str, Any]:
             for warning in warnings_of(name, by_domain)
         ],
     }
-
-
-def _write(out: Path, result: dict[str, Any], measured: Measured) -> None:
-    """Samples first, the result last; then the page, which can be made again from them."""
-    from lamina.evaluate.result_files import write_samples
-    from lamina.report.page import write_eval_page
-
-    write_samples(samples_path(out), measured.samples)
-    write_json_atomic(out, result, sort_keys=False)
-    write_eval_page(out)

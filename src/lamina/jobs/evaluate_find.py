@@ -178,8 +178,8 @@ def _check_earlier(tasks: Sequence[Chosen], asked: Request) -> None:
     entries = {chosen.task.name: task_entry_of(chosen, asked) for chosen in tasks}
     check_comparable(
         [*earlier, result_to_come(asked.out, entries, asked.as_settings())],
-        advice="\nSo nothing was measured. Ask with the same --data, --limit, --few-shot, --seed and "
-        "--chat.",
+        advice="\nSo nothing was measured. Ask with the same --data, --limit, --few-shot, --seed "
+        "and --chat.",
     )
     for result in earlier:
         read_values(result)  # its samples are there, and whole

@@ -17,6 +17,7 @@ from lamina.jobs.watch import Watcher
 if TYPE_CHECKING:
     from lamina.evaluate.models import LanguageModel
     from lamina.evaluate.perplexity import TextLoss
+    from lamina.evaluate.result_files import Samples
     from lamina.evaluate.sandbox import Sandbox
 
 _LEAST_BATCH = 256
@@ -32,7 +33,8 @@ class Measured:
     texts: dict[str, dict[str, Any]] = field(default_factory=dict)
     lengths: dict[str, int] = field(default_factory=dict)
     harness: dict[str, Any] = field(default_factory=dict)
-    samples: list[dict[str, Any]] = field(default_factory=list)
+    samples: Samples | None = None
+    """Where questions and answers are written, if they are."""
     warnings: list[str] = field(default_factory=list)
 
 
@@ -55,10 +57,10 @@ def measure_model(plan: Plan, name: str, measured: Measured, watch: Watcher) -> 
         raws = _fitting(plan, name, model, part, watch)
         values = parts.judge_task(part.task, part.items, raws)
         measured.values[name][part.task.name] = values
-        measured.samples += [
-            parts.sample_line(name, part.task.name, item, raws[item.id], values[item.id])
-            for item in part.items
-        ]
+        if measured.samples is not None:
+            for item in part.items:
+                line = parts.sample_line(name, part.task.name, item, raws[item.id], values[item.id])
+                measured.samples.add(line)
     for domain in plan.documents:
         measured.texts.setdefault(name, {})[domain] = _text_loss(plan, name, model, domain, watch)
     if plan.harness is not None:
@@ -82,8 +84,7 @@ def _fitting(
             smaller = asked.batch_tokens // 2
             if plan.asked.batch != "auto" or smaller < _LEAST_BATCH:
                 raise RecipeError(
-                    f"{name} on {part.task.name}: a batch of {asked.batch_tokens} tokens does not "
-                    "fit the memory. Give --batch a smaller number, or --dtype bfloat16."
+                    _too_large(f"{name} on {part.task.name}", asked.batch_tokens)
                 ) from None
         torch.cuda.empty_cache()
         watch.tell(f"{name} on {part.task.name}: out of memory, now {smaller} tokens a batch")
@@ -91,10 +92,19 @@ def _fitting(
         part = parts.plan_task(model, part.task, part.items, asked)
 
 
+def _too_large(what: str, batch_tokens: int) -> str:
+    return (
+        f"{what}: a batch of {batch_tokens} tokens does not fit the memory. Give --batch a smaller "
+        "number, or --dtype bfloat16."
+    )
+
+
 def _text_loss(
     plan: Plan, name: str, model: LanguageModel, domain: str, watch: Watcher
 ) -> TextLoss:
     """The model's losses on one held-out text, measured or kept from before."""
+    import torch
+
     from lamina.evaluate.perplexity import TextLoss, score
 
     asked, documents = plan.asked, plan.documents[domain]
@@ -111,7 +121,10 @@ def _text_loss(
     journal = Journal(folder, key)
     if "0" not in journal.done:
         watch.tell(f"{name}: reading {domain} ({len(documents)} texts)")
-        loss = score(model, documents, batch_tokens=asked.batch_tokens, what=domain)
+        try:
+            loss = score(model, documents, batch_tokens=asked.batch_tokens, what=domain)
+        except torch.OutOfMemoryError:
+            raise RecipeError(_too_large(f"{name} on {domain}", asked.batch_tokens)) from None
         journal.add("0", {"loss": asdict(loss)})
     kept: dict[str, Any] = dict(journal.done["0"]["loss"])
     for name_ in ("row_sums", "row_tokens", "skipped"):
