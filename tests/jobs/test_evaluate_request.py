@@ -40,7 +40,7 @@ def test_a_plain_request_is_taken() -> None:
         ({"top_p": 1.5}, "at most 1"),
         ({"few_shot_file": Path("x.jsonl")}, "gives examples to --task-file"),
         ({"harness": ("copa",)}, "stands alone"),
-        ({"compare": ()}, "--compare needs two models or an earlier result, here is 1 model"),
+        ({"compare": ()}, "--compare needs two models or an earlier result"),
         ({"tasks": (), "compare": (Path("a.json"),)}, "nothing to measure"),
         ({"data": Path("nowhere")}, "is no folder"),
     ],
