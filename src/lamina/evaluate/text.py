@@ -45,8 +45,9 @@ def read_documents(path: Path | str) -> tuple[Document, ...]:
             empty texts. Problems of one kind are told together, by line.
     """
     path = Path(path)
+    _check_there(path)
     kind = _kind(path)
-    content = _content(path)
+    content = read_text(path, str(path))
     if not content.strip():
         raise DataError(f"{path} is empty. It needs at least one text to score.")
     if kind == ".txt":
@@ -70,12 +71,11 @@ def _kind(path: Path) -> str:
     )
 
 
-def _content(path: Path) -> str:
+def _check_there(path: Path) -> None:
     if path.is_dir():
         raise DataError(f"{path} is a folder. Name the file with the text.")
     if not path.exists():
         raise DataError(f"No such file: {path}. Give the path of a text to score.")
-    return read_text(path, str(path))
 
 
 def _lines(path: Path, content: str) -> list[tuple[str, object]]:
