@@ -254,11 +254,11 @@ def member(path: Path) -> "LanguageModel":
 # ---- Measures -----------------------------------------------------------------------------------
 
 
-def losses(model: "LanguageModel", texts: Texts) -> dict[str, dict[str, list[float]]]:
+def losses(model: "LanguageModel", texts: Texts) -> dict[str, Mapping[str, Sequence[float]]]:
     """Summed nats and tokens of every document."""
     from lamina.evaluate.perplexity import score
 
-    found = {}
+    found: dict[str, Mapping[str, Sequence[float]]] = {}
     for name, documents in texts.items():
         loss = score(model, documents, batch_tokens=BATCH_TOKENS)
         assert not loss.skipped, name

@@ -20,9 +20,8 @@ PLAIN = ("task arithmetic", "TIES", "DARE")
 PERMUTED = "permuted"
 T_975 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571}
 """Student's t, two-sided 95 %, by degrees of freedom."""
-CHANCE = {"arc_easy": 0.25, "basic_skills": 0.0}
 
-Shares = Mapping[str, float]
+Shares = dict[str, float]
 """How much each domain counts in a measure; low is good."""
 Losses = Mapping[str, Mapping[str, Sequence[float]]]
 KEPT_SHARES: Shares = {name: 1 / len(KEPT) for name in KEPT}
@@ -81,7 +80,7 @@ def items(found: Losses, shares: Shares) -> list[tuple[float, float]]:
 
 
 def averaged(many: Sequence[Losses]) -> Losses:
-    """Document by document the mean over merges."""
+    """Document by document the mean over merges, of the texts that all of them were asked."""
     return {
         name: {
             "tokens": of["tokens"],
@@ -91,6 +90,7 @@ def averaged(many: Sequence[Losses]) -> Losses:
             ],
         }
         for name, of in many[0].items()
+        if all(name in one for one in many)
     }
 
 
@@ -272,6 +272,16 @@ def choices_table(lines: Sequence[Mapping[str, Any]]) -> str:
     return table(header, rows)
 
 
+def sums_table(lines: Sequence[Mapping[str, Any]]) -> str:
+    """How many sums were right, by the two ways to find the answer in what was written."""
+    asked = [one for one in lines if one["part"] == "sums"]
+    ways = list(asked[0]["right"]) if asked else []
+    rows = [
+        [one["method"], *(f"{one['right'][way]} of {one['rows']}" for way in ways)] for one in asked
+    ]
+    return table(["model", *(way.replace("_", " ") for way in ways)], rows)
+
+
 def step_length(of: Mapping[str, Sequence[float]]) -> float:
     """What the coefficients leave of the length of an expert's step."""
     pairs = zip(of["coefficient"], of["squares"], strict=True)
@@ -302,9 +312,8 @@ TABLES: Mapping[str, Callable[[Sequence[Mapping[str, Any]]], str]] = {
     "Learning, the first's *all three* less the second's:": partial(
         comparison_table, part="learning", shares=LEARNING["all three"]
     ),
-    "Choices, share of right answers, and the difference from instruct (items' interval, p):": (
-        choices_table
-    ),
+    "Choices, first seed, and the difference from instruct (items' interval, p):": choices_table,
+    "Sums of GSM8K in writing, first seed:": sums_table,
     "How each expert's blocks are ranked:": layers_table,
     "Forgetting, every merge at its weight of equal forgetting, nats a token:": partial(
         losses_table, part="forgetting", measures=FORGETTING

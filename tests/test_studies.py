@@ -1,6 +1,9 @@
 """The studies: their arithmetic by hand, their recipes read, their tables those of the docs."""
 
 import importlib.util
+import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -9,6 +12,7 @@ import pytest
 from lamina.core.manifest import read_json
 from lamina.ila.recipe import RankRecipe
 from lamina.jobs.rank import read_rank_recipe
+from lamina.merge.recipe import load_forgetting, load_recipe
 from lamina.versatune.recipe import read_tune_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -173,3 +177,144 @@ def test_the_tables_of_ila_in_the_docs_are_those_of_the_results(ila: ModuleType)
         assert part in page
     for one in (*ila.lines(ila.RANKING), *ila.lines(ila.TUNING)):
         assert one["commit"][:7] in page
+
+
+# LATA
+
+
+@pytest.fixture(scope="module")
+def lata_tables() -> ModuleType:
+    return loaded("lata_tables")
+
+
+@pytest.fixture(scope="module")
+def lata() -> Iterator[ModuleType]:
+    """The program, which imports what lies beside it."""
+    sys.path.insert(0, str(STUDIES))
+    yield loaded("lata")
+    sys.path.remove(str(STUDIES))
+
+
+def merged(seed: int, control: str, nats: list[float], part: str = "learning") -> dict:
+    """A merge of one domain with two documents of 10 and 30 tokens."""
+    losses = {"retained": {"nats": nats, "tokens": [10, 30]}}
+    return {
+        "part": part,
+        "seed": seed,
+        "method": "linear_drop",
+        "control": control,
+        "losses": losses,
+    }
+
+
+def test_a_measure_weighs_domains_not_tokens(lata_tables: ModuleType) -> None:
+    losses = {
+        "long": {"nats": [300.0, 100.0], "tokens": [150, 50]},
+        "short": {"nats": [8.0], "tokens": [2]},
+    }
+    shares = {"long": 0.5, "short": 0.5}
+    assert lata_tables.loss(losses, shares) == pytest.approx((2.0 + 4.0) / 2)
+    rows = lata_tables.items(losses, shares)
+    assert sum(nats for nats, _ in rows) / sum(count for _, count in rows) == pytest.approx(3.0)
+    against = lata_tables.items(losses, {"long": 1.0, "short": -1.0})
+    ratio = sum(nats for nats, _ in against) / sum(count for _, count in against)
+    assert ratio == pytest.approx(2.0 - 4.0)
+
+
+def test_permuted_merges_are_averaged_document_by_document(lata_tables: ModuleType) -> None:
+    lines = [merged(1, "permuted 1", [10.0, 30.0]), merged(1, "permuted 2", [30.0, 50.0])]
+    found = lata_tables.by_seed(
+        [*lines, merged(1, "", [0.0, 0.0])], "learning", "linear_drop", "permuted"
+    )
+    assert found == {1: {"retained": {"nats": [20.0, 40.0], "tokens": [10, 30]}}}
+
+
+def test_merges_are_compared_seed_by_seed(lata_tables: ModuleType) -> None:
+    """Seeds differ by a whole nat; the first is .1 and .3 lower: paired, the seeds cancel."""
+    second = {seed: {"a": {"nats": [40.0 * (seed + 1)], "tokens": [40]}} for seed in (0, 1)}
+    first = {
+        seed: {"a": {"nats": [40.0 * (seed + 1) - 4 - 8 * seed], "tokens": [40]}} for seed in (0, 1)
+    }
+    found = lata_tables.compared(first, second, {"a": 1.0})
+    assert found["value"] == pytest.approx(-0.2)
+    assert found["half"] == pytest.approx(12.706 * 0.1)
+    assert (found["wins"], found["seeds"]) == (2, 2)
+
+
+def test_a_difference_is_shown_over_seeds_and_over_items_or_not_at_all(
+    lata_tables: ModuleType,
+) -> None:
+    rows = [
+        {"value": -0.2, "half": 0.1, "p": 0.001},
+        {"value": 0.2, "half": 0.1, "p": 0.002},
+        {"value": -0.2, "half": 0.3, "p": 0.001},
+        {"value": -0.2, "half": 0.1, "p": 0.04},
+    ]
+    none = "no difference shown"
+    told = lata_tables.corrected(rows)
+    assert [row["verdict"] for row in told] == ["lower", "higher", none, "lower"]
+    assert [row["holm"] for row in told] == pytest.approx([0.004, 0.004, 0.004, 0.04])
+    assert lata_tables.corrected([*rows, rows[3]])[3]["verdict"] == none  # one more comparison
+
+
+@pytest.mark.parametrize("root", [0.3, 1.7, 5.0])
+def test_the_weight_of_equal_forgetting_is_found(lata: ModuleType, root: float) -> None:
+    asked: list[float] = []
+
+    def gap(weight: float) -> float:
+        asked.append(weight)
+        return weight**2 - root**2
+
+    assert lata.solve(gap, -(root**2), 9) == pytest.approx(root, rel=0.01)
+    assert len(asked) == 9
+    assert lata.solve(lambda weight: weight - 100, -100, 2) == 2.0  # the nearest that was tried
+
+
+def test_every_method_is_a_recipe(lata: ModuleType, tmp_path: Path) -> None:
+    assert len(lata.LEARNING) == 7
+    for method in lata.LEARNING:
+        values = lata.recipe(method, 0.5, {"math": tmp_path / "math", "code": tmp_path / "code"})
+        recipe = load_recipe(lata.written(values, tmp_path / "recipe.yaml"))
+        assert len(recipe.models) == 2
+        assert (recipe.method == "lata") == (method in lata.RANKED)
+    for method in lata.METHODS:
+        values = lata.forgetting_recipe(method, 0.5, tmp_path / "unwanted", tmp_path / "knowing")
+        recipe = load_forgetting(lata.written(values, tmp_path / "recipe.yaml"))
+        assert recipe.models[0].weight is not None
+        assert [one.value for one in recipe.models[0].weight] == [-0.5]
+        assert recipe.sparsifier == (method.lower() if method in ("TIES", "DARE") else None)
+
+
+def test_a_solution_loses_the_calculators_marks(lata: ModuleType) -> None:
+    assert (
+        lata.plain_solution("He has 2*3=<<2*3=6>>6 pens.\n#### 6") == "He has 2*3=6 pens.\n#### 6"
+    )
+
+
+def test_the_tables_of_lata_in_the_docs_are_those_of_the_results(lata_tables: ModuleType) -> None:
+    page = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
+    lines = lata_tables.read_lines()
+    assert {one["seed"] for one in lines if one["part"] != "sweep"} >= {1, 2, 3}
+    for part in lata_tables.tables().split("\n\n"):
+        assert part in page
+    for one in lines:
+        assert one["commit"][:7] in page
+
+
+def test_the_differences_in_the_words_on_lata_are_those_of_the_tables(
+    lata_tables: ModuleType,
+) -> None:
+    page = (ROOT / "docs" / "studies.md").read_text(encoding="utf-8")
+    section = page[page.index("## LATA on") :]
+    words = section.replace(lata_tables.tables(), "")
+    told = re.findall(r"(\d\.\d{3}) ± (\d\.\d{3})", words)
+    lines = lata_tables.read_lines()
+    asked = [("learning", lata_tables.LEARNING["all three"])]
+    asked += [("forgetting", shares) for shares in lata_tables.SPARED.values()]
+    known = {
+        (f"{abs(row['value']):.3f}", f"{row['half']:.3f}")
+        for part, shares in asked
+        for row in lata_tables.comparisons(lines, part, shares)
+    }
+    assert len(told) > 20
+    assert set(told) <= known
