@@ -31,6 +31,7 @@ def test_a_plain_request_is_taken() -> None:
         ({"dtype": "fp32"}, "--dtype fp32 is unknown"),
         ({"batch": "big"}, "write auto, or the tokens"),
         ({"batch": "0"}, "write auto, or the tokens"),
+        ({"task_files": (Path("r\udcff.jsonl"),)}, "'r\\udcff.jsonl' has bytes that are not UTF-8"),
         ({"limit": 0}, "--limit is 0; it must be at least 1"),
         ({"few_shot": -1}, "--few-shot is -1; it must be at least 0"),
         ({"samples": 4}, "would all be the same"),

@@ -94,7 +94,7 @@ def check_request(asked: Request) -> None:
         OutputError: a result that could not be written.
         DataError: a folder of rows that is not there.
     """
-    problems = [*_numbers(asked), *_contradictions(asked)]
+    problems = [*_names(asked), *_numbers(asked), *_contradictions(asked)]
     if len(problems) == 1:
         raise RecipeError(problems[0])
     if problems:
@@ -109,6 +109,19 @@ def check_request(asked: Request) -> None:
         )
     if asked.out is not None:
         _check_out(asked.out)
+
+
+def _names(asked: Request) -> list[str]:
+    """What could not be written into the result, which is UTF-8."""
+    names = [*asked.models, *asked.texts, *asked.texts.values(), *asked.task_files, asked.out]
+    odd = [repr(str(name)) for name in names if name is not None and _half(str(name))]
+    if not odd:
+        return []
+    return [f"{', '.join(odd)} has bytes that are not UTF-8 in its name. Rename it, or link to it."]
+
+
+def _half(name: str) -> bool:
+    return any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _numbers(asked: Request) -> list[str]:

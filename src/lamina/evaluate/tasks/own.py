@@ -107,7 +107,8 @@ def _rows(path: Path) -> Rows:
 
 
 def _name(path: Path) -> str:
-    return re.sub(r"\.(jsonl|json|csv|tsv|txt|parquet)$", "", re.sub(r"\.gz$", "", path.name))
+    bare = re.sub(r"\.(jsonl|json|csv|tsv|txt|parquet)$", "", re.sub(r"\.gz$", "", path.name))
+    return bare or path.name
 
 
 def _kind(rows: Rows) -> str:
