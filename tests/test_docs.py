@@ -15,6 +15,8 @@ from lamina.core.recipe import validate
 from lamina.core.rules import RULES as PLAN_RULES
 from lamina.core.rules import parameters_of as rule_parameters
 from lamina.core.yaml import load_yaml
+from lamina.evaluate.tasks.registry import DEFINITIONS
+from lamina.evaluate.tasks.rows import ENDINGS
 from lamina.ila.recipe import STAGE_ONE, WAYS, RankRecipe
 from lamina.merge.keys import ALL_PARAMETERS, KEYS, METHODS, RULES
 from lamina.merge.recipe import from_dict
@@ -214,6 +216,47 @@ def test_the_tune_recipes_in_the_text_are_recipes(page: str):
     for part in values:
         if part not in whole and "merge_method" not in part:
             validate(TuneRecipe, {**whole[0], "train": {}, **part}, page)
+
+
+def test_every_task_stands_in_its_table_with_its_measures_examples_and_files():
+    rows = re.findall(
+        r"^\| `(\w+)` \| (.*?) \| .*? \| (-|\d+).*? \| (.*?) \|$",
+        section("docs/evaluation.md", "Tasks"),
+        re.MULTILINE,
+    )
+    assert sorted(name for name, *_ in rows) == sorted(DEFINITIONS)
+    for name, measures, examples, files in rows:
+        one = DEFINITIONS[name]
+        assert re.findall(r"`(.*?)`", measures) == [m.name for m in one.task.metrics], name
+        assert examples == ("-" if one.no_examples else str(one.few_shot)), name
+        first = [split.files[0] for split in (one.test, one.shots) if split is not None]
+        assert re.findall(r"`(.*?)`", files)[: len(first)] == first, name
+    assert all(f"`{ending}`" in read("docs/evaluation.md") for ending in ENDINGS)
+
+
+def test_every_flag_of_the_evaluation_page_is_one_and_every_one_is_in_the_help():
+    from lamina.cli.evaluating import evaluate
+    from lamina.cli.sandboxing import sandbox
+
+    flags = {
+        f"--{name.replace('_', '-')}"
+        for verb in (evaluate, sandbox)
+        for name, one in inspect.signature(verb).parameters.items()
+        if one.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    others = {"--apply_chat_template", "--harness-python"}  # the harness's, a benchmark's
+    for page in ("docs/evaluation.md", "docs/sandbox.md"):
+        named = set(re.findall(r"(?<![\w-])--[a-z][\w-]*", read(page)))
+        assert named
+        assert named - flags - others == set(), page
+    told = inspect.getdoc(evaluate) or ""
+    keywords = [
+        name
+        for name, one in inspect.signature(evaluate).parameters.items()
+        if one.kind is inspect.Parameter.KEYWORD_ONLY
+    ]
+    assert len(keywords) > 20
+    assert [name for name in keywords if f"\n{name}\n" not in told] == []
 
 
 def test_the_checksum_in_the_text_is_the_one_we_write(tmp_path: Path):

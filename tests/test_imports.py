@@ -47,6 +47,18 @@ LATE = [
     "lamina.jobs.compare",
     "lamina.merge.recipe",
     "lamina.evaluate.run",
+    "lamina.cli.evaluating",
+    "lamina.cli.sandboxing",
+    "lamina.jobs.evaluate_request",
+    "lamina.jobs.evaluate_find",
+    "lamina.jobs.evaluate_harness",
+    "lamina.jobs.evaluate_journal",
+    "lamina.jobs.evaluate_model",
+    "lamina.jobs.evaluate_parts",
+    "lamina.evaluate.nouns",
+    "lamina.evaluate.statistics",
+    "lamina.evaluate.tasks",
+    "lamina.evaluate.sandbox",
     "lamina.report.page",
     "lamina.weights.headers",
 ]
@@ -59,6 +71,39 @@ LATE = [
 )
 def test_import_loads_nothing_heavy(code):
     assert loaded_by(code) & HEAVY == set()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--help"], 0),
+        (["eval", "--help"], 0),
+        (["sandbox", "--help"], 0),
+        (["eval"], 2),
+        (["eval", "nowhere", "--tasks", "no_such_task"], 2),
+        (["eval", "nowhere", "--tasks", "mmlu", "--limit", "0"], 2),
+        (["eval", "nowhere", "--tasks", "humaneval"], 2),
+        (["eval", "--compare", "nowhere.json", "no_other.json"], 2),
+        (["sandbox", "nowhere.py"], 2),
+    ],
+    ids=lambda one: " ".join(one) if isinstance(one, list) else str(one),
+)
+def test_help_and_what_is_refused_by_its_arguments_load_neither_torch_nor_transformers(
+    arguments, code
+):
+    run = f"""
+import sys
+from lamina.cli import main
+sys.argv = ["lamina", *{arguments!r}]
+try:
+    main()
+except SystemExit as end:
+    assert (end.code or 0) == {code}, end.code
+else:
+    assert {code} == 0
+"""
+    heavy = {"torch", "transformers", "peft", "datasets", "accelerate", "sklearn", "scipy"}
+    assert loaded_by(run) & heavy == set()
 
 
 def test_import_lamina_loads_not_even_pydantic():
