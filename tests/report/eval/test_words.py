@@ -91,6 +91,17 @@ def test_a_task_at_chance_is_told(read: Evaluation) -> None:
     )
 
 
+@pytest.mark.parametrize(("items", "beyond"), [(2.0, False), (3.0, True)])
+def test_all_items_right_is_beyond_guessing_where_they_are_enough(
+    read: Evaluation, items: float, beyond: bool
+) -> None:
+    # 0.025 ** (1 / 2) = 0.16 and 0.025 ** (1 / 3) = 0.29, by a chance of 0.25
+    task = replace(read.tasks[0], items=items)
+    right = replace(read.results["merged"]["mmlu"], metrics={"acc": Number(1.0, 0.0)})
+    alone = replace(read, tasks=(task,), models=("merged",), results={"merged": {"mmlu": right}})
+    assert ("above chance" in told(alone)["Better than guessing?"]) == beyond
+
+
 def test_forgetting_names_what_was_lost(read: Evaluation) -> None:
     assert told(read)["What was forgotten"].startswith(
         "math-135m lost on general (+0.100) and shows no difference on poems."

@@ -134,7 +134,11 @@ def _guessing(read: Evaluation) -> str:
 
 def _above(read: Evaluation, task: Task, model: str) -> bool:
     one = read.number(model, task.name, task.metrics[0].name)
-    return one is not None and one.ends is not None and one.ends[0] > (task.chance or 0.0)
+    if one is None or one.se is None:
+        return False
+    if one.ends is None:  # all items alike: where all are right, the exact (Clopper-Pearson) end
+        return one.value == 1.0 and 0.025 ** (1.0 / (task.items or 1.0)) > (task.chance or 0.0)
+    return one.ends[0] > (task.chance or 0.0)
 
 
 def _forgetting(read: Evaluation) -> list[Part]:
