@@ -1,11 +1,11 @@
 """What is asked of a model and what it answered: plain frozen data, no torch.
 
 An item is asked in one of three ways: its answers are scored (`ChoiceItem`), it is answered in
-writing (`WriteItem`), or it is a text whose tokens are scored (`TextItem`). What came back is kept as
-plain JSON, a *raw* answer, from which a task's `judge` makes values; so a result can be judged again
-without the model. Every value is a sum and a count: a metric is a function of one sum by the other
-over all items, which makes standard errors and paired differences the same few lines for accuracy,
-exact match, pass@k and perplexity.
+writing (`WriteItem`), or it is a text whose tokens are scored (`TextItem`). What came back is kept
+as plain JSON, a *raw* answer, from which a task's `judge` makes values; so a result can be judged
+again without the model. Every value is a sum and a count: a metric is a function of one sum by the
+other over all items, which makes standard errors and paired differences the same few lines for
+accuracy, exact match, pass@k and perplexity.
 """
 
 import math

@@ -1,8 +1,9 @@
 """Rows of a data set, from a folder of files or from the hub, and what is wrong with them."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lamina.core.errors import DataError
 from lamina.data.files import read_file
@@ -114,7 +115,8 @@ def from_hub(split: Split) -> Rows:
             f"Connect to the network, or give --data with a folder that has {names}.jsonl."
         ) from error
     shown = hub_name(split)
-    rows = ((f"{shown}:{number}", row) for number, row in enumerate(table, start=1))
+    found: Iterable[Any] = table
+    rows = ((f"{shown}:{number}", row) for number, row in enumerate(found, start=1))
     return Rows(shown, None, tuple(rows))
 
 
