@@ -402,3 +402,11 @@ def test_a_run_that_measured_nothing_leaves_nothing(lamina: Lamina, tmp_path: Pa
     assert told.code == 2
     assert "reads 1024 tokens" in told.err
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_flags_that_say_nothing_of_texts_are_told(lamina: Lamina, tmp_path: Path) -> None:
+    file = kit.write_rows(tmp_path / "law.jsonl", [{"text": "The court was asked."}])
+    told = lamina("eval", kit.BASE, "--text", file, "--limit", 1, "--few-shot", 0, "--chat")
+    assert told.code == 0, told.err
+    assert "--limit, --few-shot, --chat left aside" in told.err
+    assert "left aside" not in lamina("eval", kit.BASE, "--text", file).err

@@ -98,6 +98,12 @@ def evaluate(
     """
     texts = _texts(text)
     if texts and not (tasks or task_file or harness or compare is not None or reference):
+        _tell_ignored(
+            {"--limit": limit, "--few-shot": few_shot, "--few-shot-file": few_shot_file,
+             "--data": data, "--chat": chat, "--cut": cut, "--allow-code": allow_code,
+             "--samples": samples > 1, "--temperature": temperature, "--top-p": top_p,
+             "--batch": batch != "auto"}
+        )  # fmt: skip
         _measure_texts(
             models, texts, out, base=base, dtype=dtype or "float32", max_length=max_length
         )
@@ -166,6 +172,12 @@ def _measure_texts(
     print_metrics(metrics)
     if out is not None:
         _tell(f"written: {out}")
+
+
+def _tell_ignored(flags: Mapping[str, object]) -> None:
+    given = [flag for flag, value in flags.items() if value is not None and value is not False]
+    if given:
+        _tell(f"warning: {', '.join(given)} left aside: held-out text alone is read, and whole.")
 
 
 def _texts(entries: Sequence[str]) -> dict[str, Path]:

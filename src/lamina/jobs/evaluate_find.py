@@ -29,8 +29,8 @@ class Plan:
     """By model, what answers that were kept must have come from."""
     tasks: tuple[Chosen, ...]
     """The tasks as a model without a chat template is asked."""
-    rendered: Mapping[str, tuple[Chosen, ...]]
-    """By model, with its chat template, where that was asked."""
+    templates: Mapping[str, Callable[[list[dict[str, str]]], str]]
+    """By model its chat template, where that was asked."""
     documents: Mapping[str, Sequence[Document]]
     reference: str | None
     skipped: Mapping[str, str]
@@ -38,7 +38,13 @@ class Plan:
     harness: tuple[Any, list[Any]] | None
 
     def chosen_for(self, model: str) -> tuple[Chosen, ...]:
-        return self.rendered.get(model, self.tasks)
+        """The tasks as this model is asked; made anew, so that one model's are held at a time."""
+        if model not in self.templates:
+            return self.tasks
+        from lamina.evaluate.tasks import TASKS
+
+        stock = [one.task for one in self.tasks if one.task is TASKS.get(one.task.name)]
+        return _choose(stock, self.asked, self.templates[model])
 
 
 def find_all(asked: Request, watch: Watcher) -> Plan:
@@ -69,13 +75,14 @@ def find_all(asked: Request, watch: Watcher) -> Plan:
         check_files(kept, data=asked.data, few_shot=asked.few_shot)
     chosen = _choose(kept, asked, None)
     _check_earlier(chosen, asked)
-    rendered = {}
+    templates = {}
     with quiet():
         for name, source in sources.items():
             tokenizer = load_tokenizer(source)
             check_length(source, asked.max_length)
             if asked.chat:
-                rendered[name] = _choose(kept, asked, _template(name, tokenizer))
+                templates[name] = _template(name, tokenizer)
+                _choose(kept, asked, templates[name])  # so that what fails is told now
     harness = None
     if asked.harness:
         from lamina.jobs.evaluate_harness import find_harness_tasks
@@ -87,7 +94,7 @@ def find_all(asked: Request, watch: Watcher) -> Plan:
         fingerprints={name: fingerprint(source) for name, source in sources.items()},
         identities={name: identity(source) for name, source in sources.items()},
         tasks=chosen,
-        rendered=rendered,
+        templates=templates,
         documents=documents,
         reference=reference if len(sources) > 1 else None,
         skipped=skipped,
