@@ -236,7 +236,7 @@ def choices_table(lines: Sequence[Mapping[str, Any]]) -> str:
     from lamina.evaluate.statistics import holm
     from lamina.evaluate.statistics_paired import paired
 
-    asked = [one for one in lines if "choices" in one]
+    asked = [one for one in lines if "choices" in one and "embedding" not in one["method"]]
     columns = [("arc_easy", "acc"), ("arc_easy", "acc_norm"), ("basic_skills", "acc")]
     found: dict[str, list[Any]] = {}
     for method in dict.fromkeys(one["method"] for one in asked):
@@ -276,9 +276,13 @@ def sums_table(lines: Sequence[Mapping[str, Any]]) -> str:
     """How many sums were right, by the two ways to find the answer in what was written."""
     asked = [one for one in lines if one["part"] == "sums"]
     ways = list(asked[0]["right"]) if asked else []
-    rows = [
-        [one["method"], *(f"{one['right'][way]} of {one['rows']}" for way in ways)] for one in asked
-    ]
+    rows = []
+    for method in dict.fromkeys(one["method"] for one in asked):
+        of = [one for one in asked if one["method"] == method]
+        count = sum(one["rows"] for one in of)
+        rows.append(
+            [method, *(f"{sum(one['right'][way] for one in of)} of {count}" for way in ways)]
+        )
     return table(["model", *(way.replace("_", " ") for way in ways)], rows)
 
 
@@ -312,8 +316,8 @@ TABLES: Mapping[str, Callable[[Sequence[Mapping[str, Any]]], str]] = {
     "Learning, the first's *all three* less the second's:": partial(
         comparison_table, part="learning", shares=LEARNING["all three"]
     ),
-    "Choices, first seed, and the difference from instruct (items' interval, p):": choices_table,
-    "Sums of GSM8K in writing, first seed:": sums_table,
+    "Choices, means over seeds, and less instruct (items' interval, p):": choices_table,
+    "Sums of GSM8K in writing, all seeds:": sums_table,
     "How each expert's blocks are ranked:": layers_table,
     "Forgetting, every merge at its weight of equal forgetting, nats a token:": partial(
         losses_table, part="forgetting", measures=FORGETTING
