@@ -178,8 +178,11 @@ def test_an_answer_that_is_no_index(
 
 def test_numbers_that_cannot_be(refused: Callable[..., str]) -> None:
     told = refused(kit.BASE, "--tasks", "arc_easy", "--temperature", "200", "--limit", "0")
-    assert "must be above 0 and below 100" in told
+    assert "must be at least 0.01 and below 100" in told
     assert "--limit is 0" in told
+    assert "--temperature is 1e-300" in refused(
+        kit.BASE, "--tasks", "arc_easy", "--temperature", "1e-300"
+    )
 
 
 def test_a_harness_task_that_breaks(

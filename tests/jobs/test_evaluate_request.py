@@ -37,7 +37,7 @@ def test_a_plain_request_is_taken() -> None:
         ({"samples": 4}, "would all be the same"),
         ({"seed": 2**63}, "must be below 2**63"),
         ({"out": Path("a.json"), "compare": (Path("x/../a.json"),)}, "would be overwritten"),
-        ({"temperature": 0.0}, "must be above 0"),
+        ({"temperature": 0.0}, "must be at least 0.01"),
         ({"top_p": 1.5}, "at most 1"),
         ({"few_shot_file": Path("x.jsonl")}, "gives examples to --task-file"),
         ({"harness": ("copa",)}, "stands alone"),

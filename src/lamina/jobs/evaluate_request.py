@@ -145,10 +145,10 @@ def _numbers(asked: Request) -> list[str]:
             problems.append(f"{name} is {value}; it must be at least {least}.")
     if asked.seed >= _SEEDS:
         problems.append(f"--seed is {asked.seed}; it must be below 2**63.")
-    if asked.temperature is not None and not 0 < asked.temperature < 100:
+    if asked.temperature is not None and not 0.01 <= asked.temperature < 100:
         problems.append(
-            f"--temperature is {asked.temperature:g}; it must be above 0 and below 100. Leave it "
-            "out for greedy answers."
+            f"--temperature is {asked.temperature:g}; it must be at least 0.01 and below 100. "
+            "Leave it out for greedy answers."
         )
     if asked.top_p is not None and not 0 < asked.top_p <= 1:
         problems.append(f"--top-p is {asked.top_p:g}; it must be above 0 and at most 1.")

@@ -100,9 +100,9 @@ def read_task_file(
 
 def _rows(path: Path) -> Rows:
     if path.is_dir():
-        raise DataError(f"{path} is a folder. --task-file takes a file of rows.")
+        raise DataError(f"{path} is a folder. Name a file of rows.")
     if not path.exists():
-        raise DataError(f"No such file: {path}. --task-file takes a file of rows, such as x.jsonl.")
+        raise DataError(f"No such file: {path}. Name a file of rows, such as x.jsonl.")
     return Rows(path.name, None, tuple(read_file(path, path.name)))
 
 
