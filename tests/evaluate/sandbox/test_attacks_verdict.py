@@ -210,3 +210,55 @@ def test_printed_verdicts_are_output_only(machine) -> None:
 def test_a_refused_look_is_told_as_suspicious(machine) -> None:
     verdict = machine.run("import gc\ntry: gc.get_objects()\nexcept BaseException: pass")
     assert any("gc" in one for one in verdict.suspicious)
+
+
+def test_the_classes_of_the_guard_can_be_found_but_not_bent(machine) -> None:
+    machine.fails(
+        """
+        import functools, gc, os
+        for base in (object, str):
+            for one in type.__subclasses__(base):
+                if one.__module__ in ("runner", "__main__", "builtins"):
+                    for name in ("flush", "write", "__eq__", "__hash__"):
+                        try: setattr(one, name, lambda *a, **k: False)
+                        except TypeError: pass
+        gc.unfreeze()
+        for one in gc.get_objects():
+            if type(one) is functools.partial and one.args[:1] == (4,):
+                os.write(4, one.args[1]); os._exit(0)
+        """,
+        "error",
+    )
+
+
+def test_freed_memory_that_a_program_sees_again_never_held_the_secret(machine) -> None:
+    machine.fails(
+        """
+        import io, os, re
+        class Raw(io.RawIOBase):
+            def readinto(self, buffer): return len(buffer)
+        raw, kept = Raw(), []
+        class Shown(Exception):
+            def __str__(self):
+                kept.extend(raw.read(size) for size in range(60, 140) for _ in range(50))
+                for word in set(re.findall(rb"[0-9a-f]{64}", b" ".join(kept))):
+                    os.write(4, b"\\n" + word + b"\\n")
+                os._exit(0)
+        raise Shown
+        """,
+        "left early",
+    )
+
+
+@pytest.mark.parametrize(
+    "head", ["# coding: utf-7\n+AAA-", "# coding: unicode_escape\n\\x00", "\n\0"]
+)
+def test_a_zero_byte_does_not_end_a_program_before_its_end(machine, head: str) -> None:
+    verdict = machine.sandbox.run(f"{head}\nassert 1 == 2\n")
+    assert (verdict.passed, verdict.reason) == (False, "error")
+    assert "null bytes" in verdict.detail
+
+
+def test_a_declared_encoding_is_that_of_the_text(machine) -> None:
+    """A byte that is no UTF-8 comes as the surrogate that it was read as."""
+    assert machine.sandbox.run("# coding: latin-1\nassert ord('\udce9') == 0xE9").passed

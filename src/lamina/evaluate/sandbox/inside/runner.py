@@ -2,9 +2,11 @@
 
 It reads the program and the secret word from descriptor 3 and answers on 4. The word is on no
 variable: it is read while the arguments of a C call are built, and lies on the interpreter's value
-stack and in a partial until that call is over. No Python frame holds it, the collector's lists and
-everything else that walks objects are refused by an audit hook made of C functions only, so that no
-frame of a hook can be caught by a signal or in a traceback.
+stack and in a partial until that call is over. Its bytes are in a page of their own, which is gone
+with them: freed memory that a program gets to see again has never held it. No Python frame holds
+it, the collector's lists and everything else that walks objects are refused by an audit hook made
+of C functions only, so that no frame of a hook can be caught by a signal or in a traceback, and no
+class of it can be found and changed.
 """
 
 import _imp
@@ -15,11 +17,13 @@ import sys
 from _functools import partial  # pyrefly: ignore
 from _io import FileIO, TextIOWrapper
 from _operator import call
+from mmap import MAP_ANONYMOUS, MAP_PRIVATE, mmap
 
 REFUSED = """
 gc.get_objects gc.get_referrers gc.get_referents sys._current_frames sys._current_exceptions
 sys.settrace sys.setprofile sys.addaudithook sys.monitoring.register_callback sys.remote_exec
 code.__new__ cpython.PyInterpreterState_New cpython._PySys_ClearAuditHooks
+sqlite3.enable_load_extension sqlite3.load_extension
 ctypes.addressof ctypes.call_function ctypes.cdata ctypes.cdata/buffer ctypes.create_string_buffer
 ctypes.create_unicode_buffer ctypes.dlopen ctypes.dlsym ctypes.dlsym/handle ctypes.get_errno
 ctypes.get_last_error ctypes.set_errno ctypes.set_exception ctypes.string_at ctypes.wstring_at
@@ -42,8 +46,51 @@ def _take(length):
     return parts
 
 
-def _guard():
-    """A hook made of C: a look-up by the event's name, in a table whose keys answer for it."""
+def _word(length):
+    """The rest of descriptor 3 in a page of its own; no copy of it was ever elsewhere."""
+    page = mmap(-1, length, flags=MAP_PRIVATE | MAP_ANONYMOUS)
+    with memoryview(page) as view:
+        place = 0
+        while place < length:
+            with view[place:] as rest:
+                more = posix.readv(3, [rest])
+            if not more:
+                posix._exit(124)
+            place += more
+    return page
+
+
+def _text(source):
+    """What is compiled: with a declared encoding the text, in which it may have made zero bytes
+    that would end a program of bytes before its end."""
+    head = source.split(b"\n", 2)[:2]
+    if not any(b"coding" in line for line in head):
+        return source
+    return sys.modules["_frozen_importlib_external"].decode_source(source)
+
+
+def _refusal():
+    """A hook that refuses events by built-in functions alone: nothing of it can be changed.
+
+    The inner `max` gives the event's name if it is in the tuple twice and else 0, and the outer one
+    compares that with the 0 it has for the event's arguments: a name and a number are no pair.
+    """
+    return partial(max, key=partial(max, 0, key=(0, *REFUSED, *REFUSED).count))
+
+
+def _guards():
+    """Two hooks: one that tells, whose classes a program could find and change, and one that holds.
+
+    They are laid on before the first knows what to refuse, for new hooks are refused.
+    """
+    table, names = {}, _telling()
+    sys.addaudithook(table.get)
+    sys.addaudithook(_refusal())
+    table.update(names)
+
+
+def _telling():
+    """A look-up by the event's name, in a table whose keys answer for it."""
     notes = TextIOWrapper(FileIO(4, "w", closefd=False), write_through=True)
     refuse = partial({}.__getitem__, "refused by the sandbox")
     ends = {"write": staticmethod(notes.write), "flush": staticmethod(refuse)}
@@ -55,7 +102,7 @@ def _guard():
     ):
         means = {"__slots__": (), "__hash__": str.__hash__, "__eq__": staticmethod(answer)}
         table |= dict.fromkeys(map(type("event", (str,), means), names))
-    return table.get
+    return table
 
 
 def _guard_code(roots, known, frozen, frame_of, note, leave):
@@ -158,7 +205,7 @@ def _main():
     if b"asyncio" in source:
         import asyncio  # noqa: F401 - makes code of code, which is refused later
     try:
-        code = compile(source, "<program>", "exec", dont_inherit=True)
+        code = compile(_text(source), "<program>", "exec", dont_inherit=True)
     except BaseException as error:
         _report(error, lines)
     if before:
@@ -169,7 +216,7 @@ def _main():
     names = _imp._frozen_module_names  # pyrefly: ignore - not in its stubs
     frozen = (names, _imp.find_frozen)
     sys.addaudithook(_guard_code(roots, known, frozen, sys._getframe, posix.write, posix._exit))
-    sys.addaudithook(_guard())
+    _guards()
     gc.freeze()
     namespace = main.__dict__
     del main, source, before, external, known, roots, names, frozen
@@ -180,7 +227,7 @@ def _main():
                 (
                     partial(exec, code, namespace),
                     partial(_settle, (sys.stdout, sys.stderr)),
-                    partial(posix.write, 4, b"\n" + _take(64) + b"\n"),
+                    partial(posix.write, 4, _word(66)),
                 ),
             )
         )

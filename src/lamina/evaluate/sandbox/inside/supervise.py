@@ -45,7 +45,7 @@ def run(plan: Plan, request: Request, number: int, asked: int, first: int | None
         for end in (inlet[0], output[1], control[1], *own):
             os.close(end)
         parts = (plan.runner, request.before, request.source)
-        text = b"".join(b"%16d" % len(part) + part for part in parts) + word
+        text = b"".join(b"%16d" % len(part) + part for part in parts) + b"\n%s\n" % word
         watch = _Watch(plan, request, child, asked, (inlet[1], output[0], control[0]), text)
         found = suspicious.found(request.shown)
         seen = watch.until_the_end()
