@@ -236,3 +236,12 @@ def test_a_program_that_reads_its_own_memory_does_not_pass_a_check(machine) -> N
         READ_OWN_MEMORY + "\ndef solve(x): os._exit(0)",
         *("left early", "tampered", "killed", "error"),
     )
+
+
+def test_an_answer_that_stops_an_iteration_is_no_end_of_the_cases(machine) -> None:
+    tests = "cases = [(1, 2), (2, 3)]\nassert all(map(lambda case: f(case[0]) == case[1], cases))"
+    verdict = machine.sandbox.check("def f(x): raise StopIteration", tests, "f")
+    assert not verdict.passed
+    assert "raised StopIteration" in verdict.detail
+    tests = "it = iter(f())\nassert next(it) == 1\nassert next(it, 2) == 2\nassert [*f()] == [1]"
+    assert machine.sandbox.check("def f(): yield 1", tests, "f").passed

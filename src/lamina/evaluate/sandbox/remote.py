@@ -133,7 +133,13 @@ class Peer:
         if self.gone is not None:
             raise Gone(self.gone)
         self.write(encode(("ask", *request), self._keep))
-        return self.read()
+        try:
+            return self.read()
+        except StopIteration as error:
+            if request[0] == "next":
+                raise
+            # As in a generator: `all(map(test, cases))` would take it for the end of the cases.
+            raise RuntimeError("the program raised StopIteration") from error
 
     def read(self):
         """What the other side gives; what it asks before that is answered."""
