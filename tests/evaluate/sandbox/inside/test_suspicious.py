@@ -1,6 +1,6 @@
 import pytest
 
-from lamina.evaluate.sandbox.inside.suspicious import found
+from lamina.evaluate.sandbox.inside.suspicious import LONGEST, found
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,9 @@ def test_a_normal_solution_has_an_empty_list(source):
 @pytest.mark.parametrize("source", ["x =", "\0", "x='\ud800'", "(" * 10_000])
 def test_what_is_no_program_has_an_empty_list(source):
     assert found(source) == []
+
+
+def test_a_text_too_long_to_be_read_in_the_supervisor_is_told_as_such() -> None:
+    line = "gc = 1\n"
+    assert found(line * (LONGEST // len(line))) == []
+    assert found("import gc\n" + line * LONGEST) == [f"longer than {LONGEST} characters"]

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import tempfile
+import time
 
 from . import folder, landlock, root, supervise
 from .files import Files
@@ -13,6 +14,8 @@ from .plan import Plan, Request
 from .probing import describe, find_plan
 from .rules import rules_for
 from .system import PR_SET_PDEATHSIG, moved_up, prctl
+
+_PAUSE_SECONDS = 0.05
 
 
 def main(descriptor: int, told: str) -> None:
@@ -50,7 +53,12 @@ def _serve(plan: Plan, host: socket.socket) -> None:
     number, (taken, take) = 0, os.pipe()
     while True:
         number += 1
-        if os.fork() == 0:
+        try:
+            child = os.fork()
+        except OSError:  # as many processes as there may be: some will end
+            time.sleep(_PAUSE_SECONDS)
+            continue
+        if child == 0:
             _await(plan, number, host, take)
         if os.read(taken, 1) == b"e":  # the socket was closed
             return
@@ -60,7 +68,12 @@ def _await(plan: Plan, number: int, host: socket.socket, take: int) -> None:
     """In a child: prepare what no request is needed for, then wait for one and answer it."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     prctl(PR_SET_PDEATHSIG, 9)
-    first = supervise.first_process(plan)
+    try:
+        first = supervise.first_process(plan)
+    except OSError:
+        time.sleep(_PAUSE_SECONDS)
+        os.write(take, b"t")  # what is asked stays in the socket for the next one
+        os._exit(1)
     try:
         data, ends, _, _ = socket.recv_fds(host, 1, 2)
     except OSError:

@@ -27,11 +27,16 @@ NAMES = frozenset("__import__ __builtins__ __loader__ __spec__ breakpoint compil
 REDEFINED = frozenset(
     "AssertionError Exception BaseException isinstance all any len abs sorted set".split()
 )
+LONGEST = 200_000
+"""Characters of a text that is looked at: a tree takes some 500 bytes for each, in the supervisor,
+which has no limits."""
 EQUALITIES = frozenset("__eq__ __ne__ __lt__ __le__ __gt__ __ge__ __contains__".split())
 
 
 def found(source: str) -> list[str]:
     """What stands out in a program, sorted; an unreadable program has nothing."""
+    if len(source) > LONGEST:
+        return [f"longer than {LONGEST} characters"]
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
