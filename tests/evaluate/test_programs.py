@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lamina.evaluate.nouns import Program, WriteItem
-from lamina.evaluate.programs import judge_programs
+from lamina.evaluate.programs import judge_programs, redefined
 from lamina.evaluate.sandbox import Limits, Sandbox, Verdict
 
 
@@ -94,3 +94,18 @@ def test_programs_are_judged_by_a_real_sandbox() -> None:
         told = judge_programs([asked], raws(a=["  return x + x", "  return x + 1"]), sandbox)
     assert [v["passed"] for v in told["a"]["verdicts"]] == [True, False]
     assert told["a"]["verdicts"][1]["reason"] == "wrong"
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("    return 0\ndef poly(xs, x):\n    return 0\n", ["poly"]),
+        ("    return 0\npoly = lambda xs, x: 0\n", ["poly"]),
+        ("    poly = 3\n    return poly\n", []),
+        ("    return poly(xs, 1) == 0\n", []),
+        ("    return 0\ndef find_zero(xs):\n    return 1\n", []),
+    ],
+)
+def test_a_helper_of_the_prompt_that_is_defined_anew_is_named(text: str, names: list[str]) -> None:
+    before = "def poly(xs, x):\n    return x\n\n\ndef find_zero(xs):\n"
+    assert redefined(before, text, "find_zero") == names

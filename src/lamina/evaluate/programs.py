@@ -7,6 +7,7 @@ work. The same text with the same tests is run once, however often it was writte
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
 Case = tuple[str, str, str | None]
 """What `Sandbox.check` takes: the program, the tests, the entry."""
+
+
+_DEFINED = re.compile(r"^(?:async\s+)?(?:def|class)\s+(\w+)", re.MULTILINE)
+_ANEW = r"^(?:(?:async\s+)?(?:def|class)\s+{0}\b|{0}\s*[:=]|import\s.*\b{0}\b|from\s.*\b{0}\b)"
 
 
 def judge_programs(
@@ -51,9 +56,32 @@ def judge_programs(
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return {
-        item.id: {**raws[item.id], "verdicts": [verdicts[case] for case in cases[item.id]]}
+        item.id: {
+            **raws[item.id],
+            "verdicts": [
+                _marked(verdicts[case], item, text)
+                for case, text in zip(cases[item.id], raws[item.id]["texts"], strict=True)
+            ],
+        }
         for item in items
     }
+
+
+def redefined(before: str, text: str, entry: str | None) -> list[str]:
+    """Names of `before`, but the entry, that a writing defines anew at its outermost level.
+
+    Some tests of HumanEval judge by a function of the prompt (`poly` of HumanEval/32): who replaces
+    that one judges themselves.
+    """
+    given = set(_DEFINED.findall(before)) - {entry}
+    return sorted(name for name in given if re.search(_ANEW.format(re.escape(name)), text, re.M))
+
+
+def _marked(verdict: dict[str, Any], item: Item, text: str) -> dict[str, Any]:
+    assert isinstance(item, WriteItem) and item.program is not None, item
+    names = redefined(item.program.before, text, item.program.entry)
+    found = {*verdict["suspicious"], *(f"redefines {name}" for name in names)}
+    return {**verdict, "suspicious": sorted(found)}
 
 
 def _kept(verdict: Verdict) -> dict[str, Any]:
