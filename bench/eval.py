@@ -80,15 +80,17 @@ def strings(name: str, data: Path, *, limit: int, subjects: int) -> dict[str, An
     chosen = build_items(TASKS[wanted.task], data=data, limit=limit, few_shot=wanted.few_shot)
     groups = list(dict.fromkeys(item.group for item in chosen.items))[:subjects]
     rows: list[Any] = []
+    subject_of: list[str | None] = []
     for item in chosen.items:
         if item.group not in groups:
             continue
+        subject_of.append(item.group)
         if isinstance(item, ChoiceItem):
             rows.append([[pair.context, pair.continuation] for pair in item.pairs])
         else:
             assert isinstance(item, TextItem), f"{item.id} is written"
             rows.append([item.document.text, item.document.measured, item.group])
-    return {"kind": chosen.task.kind, "rows": rows}
+    return {"kind": chosen.task.kind, "rows": rows, "subjects": subject_of}
 
 
 # ---- the two sides, each in its own process -----------------------------------------------------
@@ -107,8 +109,8 @@ def ours(model: str, given: dict[str, Any], batch: str) -> Cost:
     answers: dict[str, Any] = {}
     if given["kind"] == "choices":
         items = [
-            ChoiceItem(str(n), tuple(Pair(*pair) for pair in pairs), (0,), (1,) * len(pairs))
-            for n, pairs in enumerate(given["rows"])
+            ChoiceItem(str(n), tuple(Pair(*pair) for pair in pairs), (0,), (1,) * len(pairs), group)
+            for n, (pairs, group) in enumerate(zip(given["rows"], given["subjects"], strict=True))
         ]
         for portion in plan_choices(loaded, items, batch_tokens=size):
             answers |= answer_choices(loaded, portion)

@@ -78,7 +78,6 @@ def test_a_name_the_program_lacks_is_not_defined_in_the_tests() -> None:
     [
         ("ValueError('bad', 3)", "ValueError"),
         ("KeyError('k')", "KeyError"),
-        ("StopIteration(5)", "StopIteration"),
         ("UnicodeDecodeError('utf-8', b'x', 0, 1, 'bad')", "UnicodeDecodeError"),
         ("type('Mine', (IndexError,), {})('i')", "IndexError"),
         ("type('Mine', (Exception,), {})('i')", "Exception"),
