@@ -766,7 +766,6 @@ USAGE: dict[str, tuple[tuple[str, ...], str]] = {
     "one argument too many": (("merge", "a", "b", "c"), "too many arguments: c"),
     "not a number": (("merge", "a", "b", "--threads", "many"), "many"),
     "missing value": (("merge", "a", "b", "--threads"), "--threads"),
-    "eval without text": (("eval", "a"), "--text"),
 }
 
 
