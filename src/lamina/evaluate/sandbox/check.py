@@ -17,7 +17,7 @@ import ast
 import socket
 from typing import Protocol
 
-from lamina.evaluate.sandbox.check_bundle import program_side, tests_side
+from lamina.evaluate.sandbox.check_bundle import TREES, program_side, tests_side
 from lamina.evaluate.sandbox.check_names import free_names
 from lamina.evaluate.sandbox.nouns import Verdict
 from lamina.evaluate.sandbox.running import Running
@@ -96,7 +96,8 @@ def _outcome(output: str) -> tuple[str, str]:
     """(kind of error, its place and text) as the tests' side printed them last."""
     last = output.rstrip("\n").rpartition("\n")[2]
     try:
-        kind, detail = ast.literal_eval(last)
+        with TREES:
+            kind, detail = ast.literal_eval(last)
     except (ValueError, SyntaxError, TypeError):
         return "", ""
     return str(kind), str(detail)

@@ -7,6 +7,7 @@ interpreter of the same version, which the sandbox's is, reads the code.
 import ast
 import functools
 import marshal
+import threading
 from pathlib import Path
 
 _PARTS = {
@@ -14,6 +15,9 @@ _PARTS = {
     "tests": ("codec", "remote", "remote_tests"),
 }
 
+TREES = threading.Lock()
+"""Held while a text becomes a syntax tree: in Python 3.11 two threads that do so at once may get a
+SystemError (recursion depth mismatch)."""
 Side = tuple[bytes, str]
 """Trusted code, marshalled, and the text that is run after it."""
 
@@ -28,8 +32,13 @@ def tests_side(fd: int, tests: str, names: tuple[str, ...]) -> Side:
     return _code("tests"), f"report({fd}, {tests!r}, {names!r})\n"
 
 
-@functools.cache
 def _code(side: str) -> bytes:
+    with TREES:
+        return _compiled(side)
+
+
+@functools.cache
+def _compiled(side: str) -> bytes:
     statements: list[ast.stmt] = []
     for name in _PARTS[side]:
         text = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")

@@ -132,6 +132,9 @@ class _Watch:
         _, self.seen.status, used = os.wait4(self._child, 0)
         self.seen.cpu_seconds = used.ru_utime + used.ru_stime
         self._read()
+        if self._folder is not None and not self.seen.end:  # it may be quicker than our looks
+            over = folder.is_over(self._folder, self._limits["folder_bytes"])
+            self.seen.end = "disk" if over else ""
         return self.seen
 
     def _end(self, reason: str) -> None:
