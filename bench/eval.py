@@ -19,9 +19,6 @@ and it was not reached (docs/evaluation.md).
 import argparse
 import json
 import math
-import os
-import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -31,10 +28,10 @@ from pathlib import Path
 from typing import Any
 
 import eval_writing
+from sides import Cost, cost_lines, fastest, in_a_process, peak
 
 from merge import Target
 
-MB = 2**20
 WRITTEN = "gsm8k"
 
 
@@ -56,19 +53,6 @@ SETS = {
 }
 CLOSE = {"choices": 1e-4, "text": 1e-6}
 """Log-likelihoods of pairs in nats, of texts relative."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What one side took, and what it found."""
-
-    seconds: float
-    cpu_seconds: float
-    peak_bytes: int
-    loaded_bytes: int
-    """Peak before the first string was read."""
-    found: list[list[Any]]
-    """[log-likelihood, greedy] of each pair, or [log-likelihood] of each text."""
 
 
 def strings(name: str, data: Path, *, limit: int, subjects: int) -> dict[str, Any]:
@@ -153,29 +137,6 @@ def theirs(model: str, given: dict[str, Any], batch: str) -> Cost:
     return Cost(seconds, cpu, peak(), before, found)
 
 
-def peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def in_a_process(side: str, model: str, rows: Path, batch: str, threads: int) -> Cost:
-    out = rows.with_name("cost.json")
-    settings = {
-        "HF_HUB_OFFLINE": "1",
-        "HF_DATASETS_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "OMP_NUM_THREADS": str(threads),
-        "MKL_NUM_THREADS": str(threads),
-    }
-    command = [sys.executable, __file__, model, "--side", side, str(rows), str(out), batch]
-    done = subprocess.run(
-        command, env=os.environ | settings, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        sys.exit(f"error: {side} at batch {batch} failed\n{done.stderr[-3000:]}")
-    return Cost(**json.loads(out.read_text()))
-
-
 # ---- told ---------------------------------------------------------------------------------------
 
 
@@ -191,30 +152,19 @@ class Measured:
     """Pairs whose greedy is not the harness's."""
 
     @property
-    def best(self) -> tuple[str, Cost]:
-        return min(self.theirs.items(), key=lambda pair: pair[1].cpu_seconds)
-
-    @property
     def ratio(self) -> float:
-        return self.best[1].cpu_seconds / self.ours.cpu_seconds
+        return fastest(self.theirs)[1].cpu_seconds / self.ours.cpu_seconds
 
     def lines(self) -> list[str]:
-        told = [f"{self.name}: {self.strings} strings scored"]
-        for who, cost in (("lamina", self.ours), *self.theirs.items()):
-            title = who if who == "lamina" else f"harness, batch {who}"
-            above = (cost.peak_bytes - cost.loaded_bytes) / MB
-            told.append(
-                f"  {title:<20}{cost.cpu_seconds:8.2f} s CPU {cost.seconds:8.2f} s wall, peak "
-                f"{cost.peak_bytes / MB:6.0f} MB ({above:+.0f})"
-            )
         return [
-            *told,
+            f"{self.name}: {self.strings} strings scored",
+            *cost_lines(self.ours, self.theirs),
             f"  largest difference {self.apart:.1e}, greedy differs {self.others_greedy}",
         ]
 
     def targets(self) -> list[Target]:
         kind = "text" if self.name == "wikitext2" else "choices"
-        text = f"{self.name}: harness at batch {self.best[0]} / lamina"
+        text = f"{self.name}: harness at batch {fastest(self.theirs)[0]} / lamina"
         return [
             Target(text, self.ratio, SETS[self.name].faster, at_least=True),
             Target(f"{self.name}: largest difference, of what may be", self.apart / CLOSE[kind], 1),
@@ -233,7 +183,7 @@ def measured(name: str, model: str, given: argparse.Namespace, folder: Path) -> 
             *(("theirs", b) for b in given.batches),
         ):
             key = side if side == "ours" else batch
-            cost = in_a_process(side, model, rows, batch, given.threads)
+            cost = in_a_process(__file__, side, model, rows, batch=batch, threads=given.threads)
             runs.setdefault(key, []).append(cost)
             if given.loud:
                 print(f"# {name} {side} {batch}: {cost.cpu_seconds:.2f} s CPU", flush=True)

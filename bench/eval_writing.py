@@ -15,10 +15,7 @@ missed.
 
 import argparse
 import json
-import os
-import resource
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,25 +25,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from sides import Cost, cost_lines, fastest, in_a_process, peak
+
 from merge import Target
 
-MB = 2**20
 FASTER = 2.0
 SETTINGS = "generation_config.json"
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What one side took, and what it wrote."""
-
-    seconds: float
-    cpu_seconds: float
-    peak_bytes: int
-    loaded_bytes: int
-    """Peak before the first prompt was read."""
-    texts: list[str]
-    told: str
-    """About the texts; ours only."""
 
 
 def prompts(given: argparse.Namespace) -> list[list[Any]]:
@@ -104,29 +88,6 @@ def theirs(model: str, rows: list[list[Any]], batch: str) -> Cost:
     return Cost(seconds, cpu, peak(), before, texts, "")
 
 
-def peak() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def in_a_process(side: str, model: str, rows: Path, batch: str, threads: int) -> Cost:
-    out = rows.with_name("cost.json")
-    settings = {
-        "HF_HUB_OFFLINE": "1",
-        "HF_DATASETS_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "OMP_WAIT_POLICY": "PASSIVE",
-        "OMP_NUM_THREADS": str(threads),
-        "MKL_NUM_THREADS": str(threads),
-    }
-    command = [sys.executable, __file__, model, "--side", side, str(rows), str(out), batch]
-    done = subprocess.run(
-        command, env=os.environ | settings, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        sys.exit(f"error: {side} at batch {batch} failed\n{done.stderr[-3000:]}")
-    return Cost(**json.loads(out.read_text()))
-
-
 # ---- told ---------------------------------------------------------------------------------------
 
 
@@ -137,28 +98,20 @@ class Measured:
     theirs: dict[str, Cost]
     """By batch size."""
 
-    @property
-    def best(self) -> tuple[str, Cost]:
-        return min(self.theirs.items(), key=lambda pair: pair[1].cpu_seconds)
-
     def differ(self, cost: Cost) -> int:
         """Texts that are not ours."""
-        return sum(a != b for a, b in zip(self.ours.texts, cost.texts, strict=True))
+        return sum(a != b for a, b in zip(self.ours.found, cost.found, strict=True))
 
     def lines(self) -> list[str]:
-        told = [f"{self.task}: {len(self.ours.texts)} items, {self.ours.told}"]
-        for who, cost in (("lamina", self.ours), *self.theirs.items()):
-            title = who if who == "lamina" else f"harness, batch {who}"
-            more = cost.peak_bytes - cost.loaded_bytes
-            told.append(
-                f"  {title:<20}{cost.cpu_seconds:8.2f} s CPU {cost.seconds:8.2f} s wall, peak "
-                f"{cost.peak_bytes / MB:6.0f} MB ({more / MB:+.0f})"
-            )
         apart = {batch: self.differ(cost) for batch, cost in self.theirs.items()}
-        return [*told, f"  texts that differ, by the harness's batch: {apart}"]
+        return [
+            f"{self.task}: {len(self.ours.found)} items, {self.ours.told}",
+            *cost_lines(self.ours, self.theirs),
+            f"  texts that differ, by the harness's batch: {apart}",
+        ]
 
     def targets(self) -> list[Target]:
-        batch, best = self.best
+        batch, best = fastest(self.theirs)
         ratio = best.cpu_seconds / self.ours.cpu_seconds
         fewest = min(self.differ(cost) for cost in self.theirs.values())
         return [
@@ -176,9 +129,11 @@ def measured(model: str, given: argparse.Namespace, folder: Path) -> Measured:
         (folder / "model" / SETTINGS).write_text(json.dumps(settings))
     rows = folder / "rows.json"
     rows.write_text(json.dumps(prompts(given)))
-    mine = in_a_process("ours", model, rows, str(given.batch_tokens), given.threads)
+    mine = in_a_process(
+        __file__, "ours", model, rows, batch=str(given.batch_tokens), threads=given.threads
+    )
     found = {
-        batch: in_a_process("theirs", model, rows, batch, given.threads)
+        batch: in_a_process(__file__, "theirs", model, rows, batch=batch, threads=given.threads)
         for batch in given.batches.split(",")
     }
     return Measured(given.task, mine, found)
