@@ -11,6 +11,7 @@ import io
 import json
 import logging
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -269,14 +270,25 @@ class CodeEval:
 
 @contextlib.contextmanager
 def code_eval() -> Iterator[None]:
-    """While task files are read, `evaluate.load` gives the stand-in and asks no hub."""
+    """While task files are read, `evaluate.load` gives the stand-in and asks no hub.
+
+    The harness keeps the code beside its task files, with the metric it once loaded, for the whole
+    process: what is kept is read anew here, and afterwards.
+    """
     import evaluate
 
     before, evaluate.load = evaluate.load, lambda name: CodeEval()
+    _forget_task_code()
     try:
         yield
     finally:
         evaluate.load = before
+        _forget_task_code()
+
+
+def _forget_task_code() -> None:
+    for name in [name for name in sys.modules if name.endswith(("humaneval.utils", "mbpp.utils"))]:
+        del sys.modules[name]
 
 
 @contextlib.contextmanager
