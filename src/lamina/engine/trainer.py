@@ -259,6 +259,8 @@ class MixtureTrainer(Trainer):
         if not parallel.any_of(bool(bad) or not good_norm):
             return
         at = f"step {self.state.global_step + 1}"
+        # Before the processes meet again: who goes on first may take its empty folder away.
+        checkpoints = list(Path(str(self.args.output_dir)).glob("checkpoint-*"))
         named = [self._named(domain, row) for domain, row in bad]
         named = [name for names in parallel.gathered(named) for name in names]
         if named:
@@ -266,7 +268,6 @@ class MixtureTrainer(Trainer):
             seen = f"the loss at {at} is not finite, in {'; '.join(named[:5])}{more}"
         else:
             seen = f"the gradient at {at} is not finite, though the losses are"
-        checkpoints = list(Path(str(self.args.output_dir)).glob("checkpoint-*"))
         kept = "the last checkpoint is whole" if checkpoints else "no checkpoint was written yet"
         raise DataError(
             f"{seen}. The step was not taken; {kept}. Look at these rows, or "
