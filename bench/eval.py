@@ -19,7 +19,6 @@ and it was not reached (docs/evaluation.md).
 import argparse
 import json
 import math
-import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -28,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import eval_writing
-from sides import Cost, cost_lines, fastest, in_a_process, peak
+from sides import Cost, cost_lines, fastest, in_a_process, judged, peak
 
 from merge import Target
 
@@ -243,10 +242,7 @@ def main() -> None:
             figures.append(one)
     lines = [line for one in figures for line in one.targets()]
     print("\n".join(line.line() for line in lines))
-    if given.json:
-        told = [vars(line) | {"met": line.met} for line in lines]
-        given.json.write_text(json.dumps({"targets": told}, indent=2) + "\n")
-    sys.exit(int(not all(line.met for line in lines)))
+    judged(lines, given.json)
 
 
 if __name__ == "__main__":

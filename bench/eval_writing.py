@@ -16,7 +16,6 @@ missed.
 import argparse
 import json
 import shutil
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -25,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sides import Cost, cost_lines, fastest, in_a_process, peak
+from sides import Cost, cost_lines, fastest, in_a_process, judged, peak
 
 from merge import Target
 
@@ -170,10 +169,7 @@ def main() -> None:
         one = measured(given.model, given, Path(folder))
     lines = one.targets()
     print("\n".join([*one.lines(), *(line.line() for line in lines)]))
-    if given.json:
-        told = [vars(line) | {"met": line.met} for line in lines]
-        given.json.write_text(json.dumps({"targets": told}, indent=2) + "\n")
-    sys.exit(int(not all(line.met for line in lines)))
+    judged(lines, given.json)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ accuracy, exact match, pass@k and perplexity.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -131,14 +131,13 @@ class Split:
 
 
 Judge = Callable[[Item, Raw], Values]
-Build = Callable[[Sequence[Row]], Sequence[Item]]
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
     """One measure on one data set, defined as lm-evaluation-harness 0.4.13 defines it.
 
-    `build` and `judge` are pure; `tasks.build_items` finds the rows and puts few-shot examples
+    `judge` is pure; `tasks.build_items` finds the rows and puts few-shot examples
     before the questions.
     """
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lamina.core.errors import CheckpointError, DataError
+from lamina.evaluate.encode import start_of
 from lamina.evaluate.models import LanguageModel, Progress, find_model, load_model, quiet
 from lamina.evaluate.text import Document
 from lamina.evaluate.wikitext import count_bytes, count_words
@@ -183,7 +184,7 @@ def document_windows(
             tokens = _encode_text(model, document.text)
             if not tokens:
                 return (), 0
-            start, length = _start(model), model.max_length
+            start, length = start_of(model), model.max_length
             return tuple(rolling_windows(row, tokens, start=start, max_length=length)), 0
         prompt = _encode_prompt(model, document.prompt)
         completion = _encode(model, document.text)
@@ -201,7 +202,7 @@ def _encode_text(model: LanguageModel, text: str) -> list[int]:
     So a tokenizer that adds BOS gives it twice, the second one scored; only a text that already
     begins with the start token gets none.
     """
-    begins = text.startswith(str(model.tokenizer.decode(_start(model))))
+    begins = text.startswith(str(model.tokenizer.decode(start_of(model))))
     return model.tokenizer.encode(text, add_special_tokens=not begins)
 
 
@@ -214,16 +215,7 @@ def _encode_prompt(model: LanguageModel, prompt: str) -> list[int]:
     tokens = _encode(model, prompt)
     if model.bos is not None and tokens[:1] != [model.bos]:
         return [model.bos, *tokens]
-    return tokens or [_start(model)]
-
-
-def _start(model: LanguageModel) -> int:
-    if model.start is None:
-        raise CheckpointError(
-            f"The tokenizer of {model.name} has neither a BOS nor an EOS token, so the first "
-            "token of a text has nothing to follow. Name one in tokenizer_config.json."
-        )
-    return model.start
+    return tokens or [start_of(model)]
 
 
 def _losses(model: LanguageModel, batch: Sequence[Window]) -> list[float]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lamina.core.errors import RecipeError
 from lamina.evaluate.nouns import Item, Raw, TextItem, Values
+from lamina.evaluate.tasks.build import fingerprint
 from lamina.jobs import evaluate_parts as parts
 from lamina.jobs.evaluate_find import Plan
 from lamina.jobs.evaluate_journal import Journal, partial_folder
@@ -111,7 +112,7 @@ def _text_loss(
     key = {
         "model": plan.identities[name],
         "programs": parts.programs_in_use(),
-        "text": parts.digest_items([TextItem(str(n), d) for n, d in enumerate(documents)]),
+        "text": fingerprint([TextItem(str(n), d) for n, d in enumerate(documents)]),
         "max_length": model.max_length,
         "batch_tokens": asked.batch_tokens,
         "dtype": asked.dtype,

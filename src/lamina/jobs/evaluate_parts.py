@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import lamina
 from lamina.core.errors import DataError
 from lamina.evaluate.nouns import ChoiceItem, Item, Raw, Task, TextItem, Values, WriteItem
+from lamina.evaluate.portions import Portion, cut_items
+from lamina.evaluate.tasks.build import fingerprint
 from lamina.jobs.evaluate_journal import Journal
 from lamina.jobs.evaluate_request import Request
 from lamina.jobs.watch import Watcher
@@ -20,7 +21,6 @@ from lamina.jobs.watch import Watcher
 if TYPE_CHECKING:
     from lamina.engine.generate import Sampling
     from lamina.evaluate.models import LanguageModel
-    from lamina.evaluate.portions import Portion
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Planned:
     @property
     def cut(self) -> dict[str, int]:
         """Tokens lost by each item that is longer than the model reads."""
-        return {id_: lost for portion in self.portions for id_, lost in portion.cut.items()}
+        return cut_items(self.portions)
 
 
 def plan_task(model: LanguageModel, task: Task, items: tuple[Any, ...], asked: Request) -> Planned:
@@ -139,7 +139,7 @@ def journal_key(
         "task": planned.task.name,
         "version": planned.task.version,
         "tokens": [portion.tokens for portion in planned.portions],
-        "items": digest_items(items),
+        "items": fingerprint(items),
         "max_length": model.max_length,
         "settings": {name: settings[name] for name in answering},
     }
@@ -149,14 +149,6 @@ def programs_in_use() -> dict[str, str]:
     """What computes: answers of two versions are not put into one result."""
     names = ("torch", "transformers", "tokenizers")
     return {"lamina": lamina.__version__, **{name: version(name) for name in names}}
-
-
-def digest_items(items: Sequence[Item]) -> str:
-    """The same for the same questions in the same order."""
-    digest = hashlib.sha256()
-    for item in items:
-        digest.update(json.dumps(asdict(item), sort_keys=True).encode())
-    return digest.hexdigest()
 
 
 def judge_task(task: Task, items: Sequence[Item], raws: Mapping[str, Raw]) -> dict[str, Values]:
